@@ -1,0 +1,64 @@
+# Everything starts here. Each goal does what it needs first; a second run is quick.
+#
+#   make book     the rendered book, in _build/html
+#   make test     every test and every notebook
+#   make lab      JupyterLab on the notebooks
+#   make install  only the environment (.venv, exact pins from constraints.txt)
+#   make lint     style, and the notebooks' text twins
+#   make clean    remove what the goals above made
+#
+# PYTHON=python3.12 chooses the interpreter (3.10 or newer), PIP_ARGS="--extra-index-url ..." adds to pip's
+# command line, PYTEST_ARGS="-k koopman" to pytest's.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+SHELL := bash
+PYTHON := $(if $(filter python3,$(PYTHON)),python,$(PYTHON))
+else
+BIN := $(VENV)/bin
+endif
+
+INSTALLED := $(VENV)/.installed
+BOOK := _build/.book
+SOURCES := _config.yml $(shell find book hkd_mini data -type f -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)
+
+.PHONY: help install book test lab lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "hkd-mini needs Python 3.10 or newer, and this is " + sys.version.split()[0] + ": try make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt --editable '.[book,test,train]'
+	@touch $@
+
+# -W: a warning is an error. -n: so is a reference that leads nowhere. --all: static files are copied anew.
+$(BOOK): $(INSTALLED) $(SOURCES)
+	$(BIN)/jupyter-book build book --config _config.yml --path-output . --all -W --keep-going -n -q
+	@touch $@
+
+book: $(BOOK)
+	@cat _build/offline.txt
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest --nbval book tests $(PYTEST_ARGS)
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab --notebook-dir=book
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check hkd_mini tests benchmarks .ci
+	$(BIN)/python .ci/notebooks.py check book/*.ipynb
+
+clean:
+	rm -rf $(VENV) _build .pytest_cache .ruff_cache .coverage htmlcov *.egg-info

@@ -1,0 +1,133 @@
+"""A small Sphinx extension for this book: pages that need no other host, and the package's docstrings as they are.
+
+By default formulas (MathJax) and stored widgets load from content delivery networks, and offline a page shows
+neither. Where npm is at hand, the three packages of assets/npm/package.json are fetched with it once, checked
+against the digests that stand there, and copied beside the pages. Where it is not, the pages keep Sphinx's defaults.
+Which of the two happened is printed, and kept in _build/offline.txt.
+"""
+
+import base64
+import hashlib
+import json
+import logging as python_logging
+import re
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+from sphinx.util import logging
+
+ROOT = Path(__file__).resolve().parents[3]
+PACKAGES = ROOT / "book/assets/npm/package.json"
+STATIC = ROOT / "_build/static"  # outside book/: Jupyter Book loads every script of a book/_static on every page
+WANTED = {  # what of each package is copied, as name: (a pattern, the folder that it is relative to)
+    "mathjax": (r"es5/(tex-mml-chtml\.js|output/chtml/fonts/.*\.woff)", "es5"),
+    "requirejs": (r"require\.js", "."),
+    "@jupyter-widgets/html-manager": (r"dist/(embed-amd\.js|.*\.woff2)", "dist"),
+}
+logger = logging.getLogger(__name__)
+
+
+def fetch(name: str, version: str, integrity: str, folder: Path) -> None:
+    """Unpack the wanted files of one npm package into `folder`; ValueError when its digest is another one."""
+    downloads = ROOT / "_build/npm"
+    downloads.mkdir(parents=True, exist_ok=True)
+    archive = downloads / f"{name.strip('@').replace('/', '-')}-{version}.tgz"
+    if not archive.exists():
+        command = [shutil.which("npm"), "pack", "--silent", f"{name}@{version}"]
+        subprocess.run(command, cwd=downloads, check=True, capture_output=True, timeout=120)
+    digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    if f"sha512-{digest}" != integrity:
+        archive.unlink()
+        raise ValueError(f"{name} {version} has the digest sha512-{digest}, wanted {integrity}")
+    pattern, base = WANTED[name]
+    with tarfile.open(archive) as tar:
+        for member in tar.getmembers():
+            path = member.name.removeprefix("package/")
+            if re.fullmatch(pattern, path):
+                target = folder / Path(path).relative_to(base)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(tar.extractfile(member).read())
+
+
+def vendor() -> str | None:
+    """Fill _build/static; the reason why not, when that fails."""
+    packages = json.loads(PACKAGES.read_text(encoding="utf-8"))
+    done = STATIC / "npm/done.json"
+    if done.exists() and json.loads(done.read_text()) == packages["integrity"]:
+        return None
+    if shutil.which("npm") is None:
+        return "npm was not found"
+    shutil.rmtree(STATIC, ignore_errors=True)
+    try:
+        for name, version in packages["dependencies"].items():
+            fetch(name, version, packages["integrity"][name], STATIC / "npm" / name.split("/")[-1])
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        return f"npm did not deliver ({error})"
+    done.write_text(json.dumps(packages["integrity"]))
+    return None
+
+
+def make_offline(app, config) -> None:
+    """Point formulas and widgets to local files, if they can be had."""
+    reason = vendor()
+    if reason is None:
+        config.html_static_path.append(str(STATIC))
+        config.mathjax_path = "npm/mathjax/tex-mml-chtml.js"
+        config.nb_ipywidgets_js = {
+            "npm/requirejs/require.js": {},
+            "npm/html-manager/embed-amd.js": {"data-jupyter-widgets-cdn": ""},
+        }
+        message = "Formulas and widgets are part of the pages: they work without a network."
+    else:
+        message = f"Formulas and widgets load from a content delivery network: {reason}."
+    logger.info(message)
+    (ROOT / "_build").mkdir(exist_ok=True)
+    (ROOT / "_build/offline.txt").write_text(message + "\n", encoding="utf-8")
+
+
+def plain(line: str) -> str:
+    """One line of a docstring for reStructuredText: `code` stays code, and formulas keep their *, _ and |."""
+    parts = re.split(r"(`+[^`]*`+)", line)
+    escaped = [re.sub(r"([*_|\\])", r"\\\1", part) for part in parts[::2]]
+    code = ["``" + part.strip("`") + "``" for part in parts[1::2]]
+    return "".join(part + (code[i] if i < len(code) else "") for i, part in enumerate(escaped))
+
+
+def read_docstring(app, what, name, obj, options, lines: list[str]) -> None:
+    """Docstrings are plain text with formulas: escape them, and show indented lines as they stand."""
+    out, literal = [], False
+    for line in lines:
+        indented = line.startswith("    ")
+        if indented and not literal:
+            out += ["", "::", ""]
+        elif literal and line and not indented:
+            out.append("")
+        literal = indented or (literal and not line)
+        out.append(line if literal else plain(line))
+    lines[:] = out
+
+
+def skip_fields(app, what, name, obj, skip, options):
+    """The fields of a NamedTuple are in its signature, and "Alias for field number 0" tells nobody anything."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
+def drop_thebe(app, pagename, templatename, context, doctree) -> None:
+    """No page starts a kernel, so Thebe's scripts (declared twice on each page, an error in the console) can go."""
+    context["script_files"] = [
+        script
+        for script in context.get("script_files", [])
+        if "thebe" not in str(getattr(script, "filename", "") or "")
+        and "THEBE" not in (getattr(script, "attributes", {}).get("body") or "")
+    ]
+
+
+def setup(app):
+    python_logging.getLogger("matplotlib.font_manager").setLevel("ERROR")  # the social cards' font has no bold
+    app.connect("config-inited", make_offline, priority=900)
+    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("autodoc-process-docstring", read_docstring)
+    app.connect("autodoc-skip-member", skip_fields)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,189 @@
+"""The Koopman operator from data: DMD, EDMD, and the residual that says when to disbelieve them.
+
+Given states and their images one step later, dynamic mode decomposition fits the one matrix that best carries
+the first to the second, and reads rates and modes off its eigenvectors. Extended DMD does the same to a
+dictionary of functions of the state, so it fits the Koopman operator itself, restricted to their span.
+Neither knows whether that span is invariant. The residual of each eigenpair does: it is computed from the
+same data and is zero only for a true one.
+
+Rows are snapshots, shape (count, n), as batches are everywhere in this package; the papers' matrices are the
+transposes. Eigenvectors of a non-normal matrix are not orthogonal, so coefficients come from the left
+eigenvectors, never from the conjugated right ones. numpy in double precision: LAPACK's SVD and non-symmetric
+eigensolver are the whole machine.
+"""
+from collections.abc import Callable
+from itertools import combinations_with_replacement
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Complex, Float, Inexact, Int
+
+Snapshots = Inexact[np.ndarray, "count n"]
+
+
+class DMD(NamedTuple):
+    """The fitted operator A = sum_j modes_j eigenvalues_j left_j^H, of rank r, with left^H modes = I.
+
+    Column j of `modes` is a right eigenvector, column j of `left` a left one; eigenvalues are those of one
+    step dt.
+    """
+    eigenvalues: Complex[np.ndarray, " r"]
+    modes: Complex[np.ndarray, "n r"]
+    left: Complex[np.ndarray, "n r"]
+    singular_values: Float[np.ndarray, " k"]
+    dt: float
+
+    @property
+    def rates(self) -> Complex[np.ndarray, " r"]:
+        """Continuous-time rates log(eigenvalue) / dt; frequencies beyond pi / dt are aliased."""
+        return np.log(self.eigenvalues) / self.dt
+
+
+class EDMD(NamedTuple):
+    """The operator fitted to a dictionary psi: psi(y) ~ psi(x) matrix, acting on coefficients from the left.
+
+    Eigenfunction j is psi(x) @ right[:, j], of mean square one on the data; left^H right = I; the state is
+    recovered as x ~ sum_j phi_j(x) modes[j]. `residuals` are ResDMD's, on the data of the fit.
+    """
+    eigenvalues: Complex[np.ndarray, " r"]
+    right: Complex[np.ndarray, "k r"]
+    left: Complex[np.ndarray, "k r"]
+    modes: Complex[np.ndarray, "r n"]
+    matrix: Inexact[np.ndarray, "k k"]
+    residuals: Float[np.ndarray, " r"]
+    dictionary: Callable
+    dt: float
+
+    @property
+    def rates(self) -> Complex[np.ndarray, " r"]:
+        """Continuous-time rates log(eigenvalue) / dt; frequencies beyond pi / dt are aliased."""
+        return np.log(self.eigenvalues) / self.dt
+
+
+class Monomials(NamedTuple):
+    """The dictionary of monomials x^e, one for each row e of `exponents`: (..., n) -> (..., k)."""
+    exponents: Int[np.ndarray, "k n"]
+
+    def __call__(self, x: Inexact[np.ndarray, "*batch n"]) -> Inexact[np.ndarray, "*batch k"]:
+        if x.shape[-1] != self.exponents.shape[1]:
+            raise ValueError(f"monomials in {self.exponents.shape[1]} variables, states of {x.shape[-1]}")
+        return np.prod(x[..., None, :] ** self.exponents, axis=-1)
+
+
+def monomials(n: int, degree: int) -> Monomials:
+    """All monomials in n variables of total degree at most `degree`, the constant first, sorted by degree."""
+    if n < 1 or degree < 0:
+        raise ValueError(f"need n >= 1 variables and degree >= 0, got n = {n}, degree = {degree}")
+    factors = (c for d in range(degree + 1) for c in combinations_with_replacement(range(n), d))
+    return Monomials(np.array([[c.count(i) for i in range(n)] for c in factors]))
+
+
+def dmd(x: Snapshots, y: Snapshots | None = None, rank: int | None = None, dt: float = 1.0) -> DMD:
+    """Fit y = A x by SVD and return the exact modes of A: A = Y X^+, X cut to `rank` (all of it by default).
+
+    Rows are snapshots; without y, x is one trajectory at steps of dt. Eigenvalues are sorted by decreasing
+    modulus. (Tu et al. 2014, algorithm 2: a mode is Y V S^-1 w / lambda, and U w where lambda vanishes.)
+    ValueError as in `_snapshots`; for a rank that the data do not have; for an operator without a basis of
+    eigenvectors.
+    """
+    x, y = _snapshots(x, y, dt)
+    U, s, Vh = np.linalg.svd(x.T, full_matrices=False)
+    r = _rank(s, x.shape, rank)
+    U, carried = U[:, :r], (y.T @ Vh[:r].conj().T) / s[:r]  # Y V S^-1
+    eigenvalues, W, W_inverse = _eigen(U.conj().T @ carried)
+    alive = abs(eigenvalues) > 1e-14 * abs(eigenvalues).max()
+    modes = np.where(alive, (carried @ W) / np.where(alive, eigenvalues, 1), U @ W)
+    return DMD(eigenvalues, modes, (W_inverse @ U.conj().T).conj().T, s, dt)
+
+
+def forecast(fit: DMD, x: Inexact[np.ndarray, "*batch n"],
+             times: Float[np.ndarray, " k"]) -> Complex[np.ndarray, "k *batch n"]:
+    """Carry states to the given times: x(t) = sum_j modes_j exp(rates_j t) (left_j^H x), complex.
+
+    For t = dt, 2 dt, ... this is A^k x exactly; at t = 0 it is x projected on the modes.
+    """
+    coefficients = x @ fit.left.conj()
+    growth = np.exp(np.multiply.outer(np.asarray(times, dtype=float), fit.rates))
+    return np.stack([(coefficients * g) @ fit.modes.T for g in growth])
+
+
+def edmd(x: Snapshots, y: Snapshots, dictionary: Callable, rank: int | None = None, dt: float = 1.0) -> EDMD:
+    """Fit psi(y) = psi(x) K by least squares, K = psi(X)^+ psi(Y), and decompose it (Williams et al. 2015).
+
+    The eigenproblem is solved in an orthonormal basis of the dictionary on the data, so a badly scaled
+    dictionary does no harm. `rank` keeps that many directions of it; without it, a dictionary that is
+    dependent on the data is a ValueError.
+    """
+    x, y = _snapshots(x, y, dt)
+    psi_x, psi_y = dictionary(x), dictionary(y)
+    k, scale = psi_x.shape[1], np.linalg.norm(psi_x, axis=0)  # unscaled, x^8 beside 1 looks dependent
+    if not (np.isfinite(psi_x).all() and np.isfinite(psi_y).all() and scale.all()):
+        raise ValueError("on these data some dictionary function is zero everywhere or not finite")
+    Q, s, Zh = np.linalg.svd(psi_x / scale, full_matrices=False)
+    r = _rank(s, psi_x.shape, rank)
+    if rank is None and r < k:
+        raise ValueError(f"{k} dictionary functions of rank {r} on {len(x)} snapshots; try rank={r}")
+    Qh, s, Zh = Q[:, :r].conj().T, s[:r, None], Zh[:r]
+    lower, lift = (Zh / s).conj().T / scale[:, None], s * Zh * scale
+    K = Qh @ psi_y @ lower  # the operator in the basis Q = psi(X) lower; lift is lower's left inverse
+    eigenvalues, W, W_inverse = _eigen(K)
+    unit = np.sqrt(len(x))
+    right, left = lower @ W * unit, (W_inverse @ lift / unit).conj().T
+    modes = W_inverse @ Qh @ x / unit
+    residual = _residuals(eigenvalues, psi_x @ right, psi_y @ right)
+    return EDMD(eigenvalues, right, left, modes, lower @ K @ lift, residual, dictionary, dt)
+
+
+def eigenfunctions(fit: DMD | EDMD,
+                   x: Inexact[np.ndarray, "*batch n"]) -> Complex[np.ndarray, "*batch r"]:
+    """The fitted Koopman eigenfunctions at x: left_j^H x for DMD, psi(x) @ right_j for EDMD."""
+    return x @ fit.left.conj() if isinstance(fit, DMD) else fit.dictionary(x) @ fit.right
+
+
+def residuals(fit: DMD | EDMD, x: Snapshots, y: Snapshots) -> Float[np.ndarray, " r"]:
+    """How far each eigenfunction is from obeying its law: |phi(y) - lambda phi(x)| / |phi(x)| over the pairs.
+
+    Zero exactly when phi is an eigenfunction on these data (Colbrook & Townsend 2024, ResDMD); use pairs that
+    the fit has not seen.
+    """
+    x, y = _snapshots(x, y, fit.dt)
+    return _residuals(fit.eigenvalues, eigenfunctions(fit, x), eigenfunctions(fit, y))
+
+
+def _residuals(eigenvalues, phi_x, phi_y):
+    return np.linalg.norm(phi_y - eigenvalues * phi_x, axis=0) / np.linalg.norm(phi_x, axis=0)
+
+
+def _snapshots(x, y, dt):
+    """Check pairs, or split a trajectory; ValueError: a wrong shape, too few, not finite, all zero."""
+    x = np.asarray(x)
+    x, y = (x[:-1], x[1:]) if y is None else (x, np.asarray(y))
+    x, y = (a.astype(np.result_type(a, np.float64), copy=False) for a in (x, y))
+    if x.ndim != 2 or x.shape != y.shape:
+        raise ValueError(f"x and y must have the same shape (count, n), got {x.shape} and {y.shape}")
+    if 0 in x.shape:
+        raise ValueError(f"need at least two snapshots of at least one number, got pairs of shape {x.shape}")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("snapshots hold values that are not finite (NaN or infinity); remove them first")
+    if not x.any():
+        raise ValueError("all snapshots are zero; there is nothing to fit")
+    if not dt > 0:
+        raise ValueError(f"dt must be positive, got {dt}")
+    return x, y
+
+
+def _rank(s, shape, rank):
+    there = int(np.sum(s > s[0] * max(shape) * np.finfo(float).eps))
+    if rank is not None and not 1 <= rank <= there:
+        raise ValueError(f"rank must be between 1 and the {there} that the data have, got {rank}")
+    return there if rank is None else rank
+
+
+def _eigen(K):
+    """Eigenvalues by decreasing modulus, right eigenvectors W and W^-1 (its rows: left eigenvectors)."""
+    eigenvalues, W = np.linalg.eig(K.astype(np.result_type(K, np.float64)))
+    if np.linalg.cond(W) > 1e14:
+        raise ValueError("the fitted operator has no basis of eigenvectors (a Jordan block); lower the rank")
+    order = np.lexsort((-eigenvalues.imag, -eigenvalues.real, -np.round(abs(eigenvalues), 12)))
+    W = W[:, order].astype(complex)
+    return eigenvalues[order].astype(complex), W, np.linalg.inv(W)

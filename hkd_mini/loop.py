@@ -1,0 +1,223 @@
+"""The training loop, which knows nothing of what it trains: a generator of steps.
+
+The loop is a generator: it yields a `Step` and leaves logging, plots and progress bars to whoever iterates. Each batch is a
+pure function of (seed, step), drawn whole and then shared out, so that a run resumed from a checkpoint, or spread over several
+processes, sees the same pictures and the same noise as an undisturbed one. A checkpoint is one safetensors file,
+written atomically, with all that the next step depends on: weights, their moving average, Adam's moments, the step, the RNG.
+Devices and processes are accelerate's business: `accelerate launch -m hkd_mini ...` or `torchrun` need no other code.
+Chapter: 10 "Training". Source: Adam (Kingma & Ba 2015); EMA by half-life in images, EDM appendix F.2; HKD algorithm 1.
+"""
+import contextlib
+import copy
+import dataclasses
+import json
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import networks
+from .weights import read_tensors, write_tensors
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how fast. `images`, `warmup` and `ema_halflife` count training examples; `decay` is the last part of the run
+    over which the learning rate falls to zero (0: constant, as the HKD paper has it); `checkpoint` counts steps; `clip` is the
+    largest gradient norm (0: none). `times` (HKD) is s: T and s - 1 uniform times per path; `consistency=False` keeps T alone.
+    """
+
+    images: int = 100_000
+    batch: int = 64
+    lr: float = 1e-3
+    warmup: int = 5_000
+    decay: float = 0.0
+    ema_halflife: int = 50_000
+    weight_decay: float = 0.0  # the paper's 0.95 cannot be meant: coupled to Adam it collapses the model
+    clip: float = 1.0
+    precision: str = "fp32"  # or "bf16": autocast, weights and moments stay float32
+    compile: bool = False
+    checkpoint: int = 500
+    seed: int = 0
+    times: int = 5
+    consistency: bool = True
+    perceptual: str = "cifar"  # cifar (bundled), alex, vgg, squeeze (LPIPS), none
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in the whole run."""
+        return max(1, self.images // self.batch)
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, constant, linear fall over the last `decay` of the run."""
+        up = min(1.0, (step + 1) * self.batch / max(self.warmup, 1))
+        down = min(1.0, (self.steps - step) / max(self.decay * self.steps, 1.0))
+        return self.lr * min(up, down)
+
+    def ema_beta(self, step: int) -> float:
+        """EMA's keep rate: a half-life in images that grows with the run (a 20th of what was seen) up to `ema_halflife`."""
+        halflife = min(self.ema_halflife, 0.05 * (step + 1) * self.batch)
+        return 0.5 ** (self.batch / max(halflife, 1e-8))
+
+
+class Step(NamedTuple):
+    """What one step reports: its number (from 1), images seen, loss and its parts, learning rate, gradient norm before
+    clipping, seconds since the loop began (or resumed), and whether a stop signal ended the run here."""
+
+    step: int
+    images: int
+    loss: float
+    terms: dict[str, float]
+    lr: float
+    grad_norm: float
+    seconds: float
+    stopped: bool
+
+
+class Objective(nn.Module):
+    """A model and its loss as one module, so that data-parallel wrappers see every use of the weights."""
+
+    def __init__(self, model: nn.Module, loss: Callable):
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch: dict[str, Tensor], progress: float) -> dict[str, Tensor]:
+        return self.loss(self.model, progress=progress, **batch)
+
+
+def generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step: a function of (seed, step) and nothing else."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
+
+
+def fit(
+    model: nn.Module, batch: Callable[[int], dict], loss: Callable, config: TrainConfig, out: str | None = None, resume: bool = False
+) -> Iterator[Step]:
+    """Train `model` in place, yielding after every step; when the loop ends the model holds the averaged weights.
+
+    `batch(step)` returns the global batch as tensors, `loss(model, progress=..., **batch)` a dict of scalars with "loss".
+    With `out`, checkpoints go to that folder, and SIGINT or SIGTERM saves one and ends the loop (`Step.stopped`).
+    Raises FloatingPointError for a loss that is not finite, with the step and seed that reproduce its batch; ValueError for a
+    checkpoint of another configuration; ImportError without accelerate.
+    """
+    run = Run(model, loss, config, out)
+    start, began = run.load() if resume else 0, time.monotonic()
+    with _stop_signal() as stop:
+        for step in range(start, config.steps):
+            terms, norm = run.step(step, batch(step))
+            stopped = run.agree(stop.is_set())
+            if stopped or (step + 1) % config.checkpoint == 0 or step + 1 == config.steps:
+                run.save(step + 1)
+            value, seconds = terms.pop("loss"), time.monotonic() - began
+            yield Step(step + 1, (step + 1) * config.batch, value, terms, config.lr_at(step), norm, seconds, stopped)
+            if stopped:
+                break
+    model.load_state_dict(run.ema.state_dict())
+    model.eval()
+
+
+class Run:
+    """The state of a run: model, average, optimiser, devices; one `step` moves it, `save` and `load` keep it."""
+
+    def __init__(self, model: nn.Module, loss: Callable, config: TrainConfig, out: str | None):
+        from accelerate import Accelerator  # only training needs it: pip install "hkd-mini[train]"
+
+        self.config, self.out, self.accelerator = config, out, Accelerator(mixed_precision="no")
+        if config.batch % self.accelerator.num_processes:
+            raise ValueError(f"batch {config.batch} does not divide among {self.accelerator.num_processes} processes")
+        device = self.accelerator.device
+        self.model = model.to(device).to(memory_format=torch.channels_last).train()
+        self.ema = copy.deepcopy(model).requires_grad_(False).eval()
+        weights = [p for p in model.parameters() if p.requires_grad]
+        self.adam = torch.optim.Adam(weights, config.lr, weight_decay=config.weight_decay, fused=device.type in ("cpu", "cuda"))
+        if config.compile:
+            for part in model.modules():
+                if isinstance(part, (networks.Encoder, networks.Decoder, networks.Classifier)):
+                    part.compile()
+        self.objective, self.optimizer = self.accelerator.prepare(Objective(model, loss), self.adam)
+
+    def step(self, step: int, batch: dict[str, Tensor]) -> tuple[dict[str, float], float]:
+        """One optimiser step on this process's share of the global batch; the loss terms and the gradient's norm."""
+        config, rank, world = self.config, self.accelerator.process_index, self.accelerator.num_processes
+        share = {k: v[rank::world].to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
+        for group in self.adam.param_groups:
+            group["lr"] = config.lr_at(step)
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            terms = self.objective(share, step / config.steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(terms["loss"])
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip or float("inf"))
+        values = {k: v.item() for k, v in self.accelerator.reduce({k: v.detach().float() for k, v in terms.items()}, "mean").items()}
+        if not (np.isfinite(values["loss"]) and torch.isfinite(norm)):
+            raise FloatingPointError(f"step {step}: loss {values['loss']}, gradient norm {float(norm)}; batch of (seed {config.seed}, step {step})")
+        self.optimizer.step()
+        self._average(config.ema_beta(step))
+        return values, float(norm)
+
+    @torch.no_grad()
+    def _average(self, beta: float) -> None:
+        ours, theirs = list(self.ema.parameters()), list(self.model.parameters())
+        torch._foreach_lerp_(ours, theirs, 1 - beta)
+        for mine, its in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            mine.copy_(its)
+
+    def agree(self, stop: bool) -> bool:
+        """Whether any process was asked to stop: all must leave at the same step."""
+        if self.accelerator.num_processes == 1:
+            return stop
+        return bool(self.accelerator.reduce(torch.tensor(float(stop), device=self.accelerator.device), "sum"))
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of a run that has done `step` steps (the main process only)."""
+        if self.out is None or not self.accelerator.is_main_process:
+            return
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        for i, state in self.adam.state_dict()["state"].items():
+            tensors |= {f"adam.{i}.{k}": v for k, v in state.items()}
+        tensors["rng"] = torch.get_rng_state()
+        meta = {"step": str(step), "config": json.dumps(dataclasses.asdict(self.config))}
+        write_tensors(pathlib.Path(self.out) / CHECKPOINT, tensors, meta)
+
+    def load(self) -> int:
+        """Take up the checkpoint in `out` if there is one; the number of steps it has done."""
+        path = pathlib.Path(self.out or ".") / CHECKPOINT
+        if self.out is None or not path.exists():
+            return 0
+        tensors, meta = read_tensors(path)
+        saved, mine = json.loads(meta["config"]), dataclasses.asdict(self.config)
+        if saved != mine:
+            other = ", ".join(f"{k}: {saved.get(k)} there, {mine[k]} here" for k in mine if saved.get(k) != mine[k])
+            raise ValueError(f"{path} is of another configuration ({other}); resume with that one, or use a new folder")
+        part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}  # noqa: E731
+        self.model.load_state_dict(part("model."))
+        self.ema.load_state_dict(part("ema."))
+        state = self.adam.state_dict()
+        for key, value in part("adam.").items():
+            i, name = key.split(".")
+            state["state"].setdefault(int(i), {})[name] = value
+        self.adam.load_state_dict(state)
+        torch.set_rng_state(tensors["rng"])
+        return int(meta["step"])
+
+
+@contextlib.contextmanager
+def _stop_signal():
+    """An event that SIGINT and SIGTERM set, while the block runs in the main thread."""
+    event, before = threading.Event(), {}
+    if threading.current_thread() is threading.main_thread():
+        before = {s: signal.signal(s, lambda *_: event.set()) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

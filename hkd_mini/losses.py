@@ -1,0 +1,136 @@
+"""How far a decoded picture is from the end of its path, and the loss that HKD minimises.
+
+d(a, b) = l1 MSE(a, b) + l2 P(a, b), where P compares the features that a fixed network sees. The paper takes LPIPS for P
+and lets l1 fall from 1 to 1e-3 during training, so that first the picture is placed, then its texture. LPIPS needs a
+trunk trained on ImageNet, which is a download; offline the bundled CIFAR-10 classifier looks instead, and what it
+sees is called a *feature distance*, since it is not LPIPS. The loss is a mean over T and s - 1 other times of the path.
+Chapter: 10 "Training". Source: HKD eq 6 and appendix D.4; LPIPS, Zhang et al. 2018.
+"""
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .networks import Classifier
+from .weights import resolve
+
+FEATURES = "features-cifar10"
+
+
+def annealed(progress: float, start: float = 1.0, end: float = 1e-3) -> float:
+    """l1 at a part `progress` (0 to 1) of the run: start (end / start)^progress. Source: HKD appendix D.4."""
+    return start * (end / start) ** progress
+
+
+class Distance(nn.Module):
+    """d(a, b) = l1 MSE + l2 P, one value per picture, with l1 annealed; `perceptual` is P or None (then l1 stays 1).
+
+    forward(a, b (batch, *shape) in about [-1, 1], progress) -> (d (batch,), mse (batch,), perceptual (batch,)).
+    """
+
+    def __init__(self, perceptual: nn.Module | None, l2: float = 1.0):
+        super().__init__()
+        self.perceptual, self.l2 = perceptual, l2
+        self.requires_grad_(False).eval()
+
+    @classmethod
+    def of(cls, name: str) -> "Distance":
+        """By name: "cifar" (bundled, offline), "alex", "vgg", "squeeze" (LPIPS, downloads its trunk once), "none"."""
+        if name == "none":
+            return cls(None)
+        return cls(FeatureDistance(Classifier.from_folder(resolve(FEATURES))) if name == "cifar" else lpips(name))
+
+    def forward(
+        self, a: Float[Tensor, "batch ..."], b: Float[Tensor, "batch ..."], progress: float = 1.0
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        mse = (a.float() - b.float()).square().flatten(1).mean(1)
+        if self.perceptual is None:
+            return mse, mse, torch.zeros_like(mse)
+        p = self.perceptual(a, b).flatten().float()
+        return annealed(progress) * mse + self.l2 * p, mse, p
+
+
+class FeatureDistance(nn.Module):
+    """P(a, b) = mean over a classifier's stages and locations of |f(a) - f(b)|^2, f normalised over channels.
+
+    LPIPS's formula with all channel weights equal, on the bundled classifier. Source: Zhang et al. 2018, eq 1.
+    """
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self.classifier = classifier.requires_grad_(False).eval()
+
+    def forward(self, a: Float[Tensor, "batch 3 h w"], b: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, " batch"]:
+        with torch.no_grad():
+            seen = self.classifier.features(b)
+        pairs = zip(self.classifier.features(a), seen, strict=True)
+        return sum((unit(fa.float()) - unit(fb.float())).square().sum(1).mean((1, 2)) for fa, fb in pairs) / len(seen)
+
+
+def unit(f: Float[Tensor, "batch c h w"], tiny: float = 1e-8) -> Float[Tensor, "batch c h w"]:
+    """Every location's feature vector at length 1."""
+    return f * (f.square().sum(1, keepdim=True) + tiny).rsqrt()
+
+
+def lpips(trunk: str) -> nn.Module:
+    """LPIPS by its authors' package: trunk "alex", "vgg" or "squeeze"; (a, b) in [-1, 1] -> (batch, 1, 1, 1).
+
+    Raises ValueError for another trunk, ImportError without the package, ConnectionError when the trunk's ImageNet
+    weights are not in torch's cache and cannot be downloaded.
+    """
+    if trunk not in ("alex", "vgg", "squeeze"):
+        raise ValueError(f"trunk {trunk!r}: one of alex, vgg, squeeze (LPIPS), cifar (bundled), none")
+    mend_torchvision()
+    import urllib.error
+
+    try:
+        import lpips as package
+    except ImportError as error:
+        raise ImportError('LPIPS needs its package: pip install "hkd-mini[train]"') from error
+    try:
+        return package.LPIPS(net=trunk, verbose=False).requires_grad_(False)
+    except (urllib.error.URLError, OSError) as error:
+        raise ConnectionError(f'the ImageNet weights of {trunk} could not be downloaded ({error}); offline use "cifar"') from error
+
+
+def mend_torchvision() -> None:
+    """Let PyPI's torchvision import beside a CPU build of torch.
+
+    Its compiled operators do not load there, and the import dies on two schemas that nobody declared; declaring them is
+    enough, since LPIPS never calls them. Does nothing where they exist.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")  # kept: a collected library takes its schemas along
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        mend_torchvision.library = library
+
+
+def hkd_loss(
+    model: nn.Module,
+    distance: Callable,
+    x: Float[Tensor, "batch s ..."],
+    sigma: Float[Tensor, "batch s"],
+    end: Float[Tensor, "batch ..."],
+    progress: float = 1.0,
+    labels: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Trajectory consistency and reconstruction in one mean: d(decode(e^{A (eps - t)} encode(x_t)), x_eps) over s times.
+
+    x[:, k] is the path at level sigma[:, k], with k = 0 at T (reconstruction) and the rest anywhere (consistency); `end` is
+    the path's end. Times are folded into the batch. Returns scalars: loss, mse, perceptual, mse_T. Source: HKD eq 6, algorithm 1.
+    """
+    s = x.shape[1]
+    t = model.clock.time(sigma.flatten())
+    repeat = lambda v: None if v is None else v.repeat_interleave(s, dim=0)  # noqa: E731
+    states = model.encode(x.flatten(0, 1), t, repeat(labels))
+    image = model.decode(model.evolve(states, t, model.clock.eps), repeat(labels))
+    d, mse, p = distance(image, repeat(end), progress)
+    return {"loss": d.mean(), "mse": mse.mean(), "perceptual": p.mean(), "mse_T": mse.view(-1, s)[:, 0].mean()}

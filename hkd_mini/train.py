@@ -1,0 +1,111 @@
+"""What is trained: the classifier, the teacher, the HKD; each a batch, a loss, and the loop of `loop`.
+
+Distillation asks one thing of the states lifted from any point of a teacher's path: evolved in closed form to the end, they
+must decode to the path's end. Asked at T alone this is reconstruction; asked at every time it is trajectory consistency.
+The presets' recipes stand here too, so that a command line's `--preset` names a model and how it was trained.
+Chapter: 10 "Training". Source: EDM table 1 (teacher), HKD algorithm 1 and appendix D.4 (distillation).
+"""
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .data import Images, batch_indices, to_unit
+from .loop import Step, TrainConfig, fit, generator
+from .losses import Distance, hkd_loss
+from .networks import Classifier
+from .schedule import lognormal_sigmas
+from .teacher import Denoiser, edm_loss
+
+
+class Recipe(NamedTuple):
+    """How a preset's teacher and HKD are trained."""
+
+    teacher: TrainConfig
+    distill: TrainConfig
+
+
+FEATURES = TrainConfig(images=450_000, batch=128, lr=2e-3, warmup=20_000, decay=0.8, ema_halflife=2_000, precision="bf16")
+_PAPER = Recipe(  # EDM appendix F.2: 200 million images; HKD section 4.1, appendix D.4: 8 GPUs, constant rate, s = 5
+    TrainConfig(images=200_000_000, batch=512, lr=1e-3, warmup=10_000_000, ema_halflife=500_000, precision="bf16", checkpoint=2_000),
+    TrainConfig(images=50_000_000, batch=256, lr=1e-3, warmup=0, ema_halflife=500_000, precision="bf16", checkpoint=2_000),
+)
+RECIPES: dict[str, Recipe] = {
+    "toy2d": Recipe(
+        TrainConfig(images=2_000_000, batch=1024, lr=2e-3, decay=0.5, checkpoint=1_000),
+        TrainConfig(images=1_000_000, batch=512, lr=1e-3, decay=0.5, checkpoint=1_000, perceptual="none"),
+    ),
+    "cifar10-mini": Recipe(
+        TrainConfig(images=330_000, batch=64, lr=1e-3, decay=0.3, ema_halflife=20_000, precision="bf16", compile=True),
+        TrainConfig(images=40_000, batch=32, lr=5e-4, decay=0.4, ema_halflife=2_000, precision="bf16", compile=True, times=2),
+    ),
+    "cifar10": _PAPER,
+    "cifar10-cond": _PAPER,
+    "ffhq64": Recipe(replace(_PAPER.teacher, batch=256, lr=2e-4), replace(_PAPER.distill, batch=64, perceptual="vgg")),
+}
+
+
+def train_teacher(denoiser: Denoiser, images: Images | Tensor, config: TrainConfig, **keep) -> Iterator[Step]:
+    """Train a denoiser on pictures (or points (n, 2)) with EDM's loss and mirrored pictures; yields as `fit`. Source: EDM, table 1."""
+    x = images.x if isinstance(images, Images) else images
+    labels = images.labels if isinstance(images, Images) and denoiser.config.labels else None
+
+    def batch(step: int) -> dict[str, Tensor]:
+        rng, index = generator(config.seed, step), batch_indices(len(x), config.batch, config.seed, step)
+        x0 = to_unit(x[index]) if x.dtype == torch.uint8 else x[index]
+        x0 = mirrored(x0, rng) if x0.ndim == 4 else x0
+        sigma, noise = lognormal_sigmas(len(x0), rng), torch.randn(x0.shape, generator=rng)
+        return {"x0": x0, "sigma": sigma, "noise": noise} | ({"labels": labels[index]} if labels is not None else {})
+
+    def loss(model, x0, sigma, noise, progress, labels=None):
+        return {"loss": edm_loss(model, x0, sigma, noise, labels)}
+
+    yield from fit(denoiser, batch, loss, config, **keep)
+
+
+def mirrored(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Flip each picture left to right with probability one half."""
+    return torch.where(torch.rand(len(x), 1, 1, 1, generator=rng) < 0.5, x.flip(-1), x)
+
+
+def train_classifier(classifier: Classifier, images: Images, config: TrainConfig, **keep) -> Iterator[Step]:
+    """Train the feature network: cross entropy, mirrored pictures shifted by up to 4 pixels; yields as `fit`."""
+
+    def batch(step: int) -> dict[str, Tensor]:
+        rng, index = generator(config.seed, step), batch_indices(len(images.x), config.batch, config.seed, step)
+        x = F.pad(mirrored(to_unit(images.x[index]), rng), (4, 4, 4, 4), mode="reflect")
+        i, j = torch.randint(0, 9, (2, len(x), 1, 1, 1), generator=rng)
+        rows, cols = i + torch.arange(32)[:, None], j + torch.arange(32)
+        x = x[torch.arange(len(x))[:, None, None, None], torch.arange(3)[:, None, None], rows, cols]
+        return {"x": x, "labels": images.labels[index]}
+
+    def loss(model, x, labels, progress):
+        logits = model(x)
+        return {"loss": F.cross_entropy(logits.float(), labels, label_smoothing=0.1),
+                "accuracy": (logits.argmax(1) == labels).float().mean()}
+
+    yield from fit(classifier, batch, loss, config, **keep)
+
+
+def train(model: nn.Module, trajectories, config: TrainConfig, distance: Distance | None = None, **keep) -> Iterator[Step]:
+    """Distil a teacher's paths into an HKD: at T and s - 1 uniform times, the evolved states must decode to the path's end.
+
+    `trajectories` as `trajectories.Trajectories`; `distance` defaults to l1 MSE + l2 feature distance as `config.perceptual`
+    names it. Yields as `fit`. Source: HKD algorithm 1, eq 6.
+    """
+    distance = distance if distance is not None else Distance.of(config.perceptual if len(model.config.network.shape) == 3 else "none")
+
+    def batch(step: int) -> dict[str, Tensor]:
+        rng, index = generator(config.seed, step), batch_indices(len(trajectories), config.batch, config.seed, step)
+        count = config.times - 1 if config.consistency else 0
+        at = torch.randint(0, len(trajectories.sigmas) - 1, (len(index), count), generator=rng)
+        at = torch.cat([torch.zeros(len(index), 1, dtype=torch.long), at], dim=1)  # 0 is T
+        return trajectories.gather(index, at)
+
+    def loss(model, x, sigma, end, progress, labels=None):
+        return hkd_loss(model, distance, x, sigma, end, progress, labels)
+
+    yield from fit(model, batch, loss, config, **keep)

@@ -1,0 +1,325 @@
+"""Files missing, cut, padded or altered, servers that misbehave: every error names the file and the cure."""
+import hashlib
+import http.server
+import io
+import re
+import tarfile
+import threading
+
+import pytest
+import torch
+
+from hkd_mini import data
+
+RECORDS = 7  # per file, so that a whole archive is 130 KB; the layout is the original's otherwise
+NAMES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "_RECORDS", RECORDS)
+    monkeypatch.setenv("HKD_MINI_DATA", str(tmp_path / "nowhere"))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+
+
+def batch_file(seed):
+    generator = torch.Generator().manual_seed(seed)
+    records = torch.randint(256, (RECORDS, 3073), generator=generator, dtype=torch.uint8)
+    records[:, 0] = torch.randint(10, (RECORDS,), generator=generator)
+    return records
+
+
+BATCHES = {name: batch_file(seed) for seed, name in enumerate(NAMES)}
+
+
+def archive(names=NAMES, extra=()):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        members = [(f"cifar-10-batches-bin/{name}", BATCHES[name].numpy().tobytes()) for name in names]
+        for path, content in [*members, *extra]:
+            info = tarfile.TarInfo(path)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "root" / "cifar-10-batches-bin"
+    path.mkdir(parents=True)
+    for name, records in BATCHES.items():
+        (path / name).write_bytes(records.numpy().tobytes())
+    return path
+
+
+class Server:
+    """One file over HTTP; `cut` closes the line after so many bytes, `ranges`: whether Range is obeyed."""
+
+    def __init__(self, content):
+        self.content, self.cut, self.ranges, self.asked = content, None, True, []
+        owner = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                wish = self.headers.get("Range")
+                owner.asked.append(wish)
+                start = int(wish.split("=")[1].rstrip("-")) if wish and owner.ranges else 0
+                if start >= len(owner.content):
+                    return self.send_error(416)
+                self.send_response(206 if start else 200)
+                self.send_header("Content-Length", str(len(owner.content) - start))
+                self.end_headers()
+                self.wfile.write(owner.content[start : owner.cut])
+
+            def log_message(self, *_):
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/cifar-10-binary.tar.gz"
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    servers = []
+
+    def start(content, md5=None):
+        server = Server(content)
+        threading.Thread(target=server.http.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        monkeypatch.setattr(data, "CIFAR10_URL", server.url)
+        monkeypatch.setattr(data, "CIFAR10_MD5", md5 or hashlib.md5(content).hexdigest())
+        return server
+
+    yield start
+    for server in servers:
+        server.http.shutdown()
+        server.http.server_close()
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_reads_the_binary_layout(folder, inside):
+    train = data.load_cifar10("train", folder if inside else folder.parent)
+    test = data.load_cifar10("test", folder.parent)
+    assert train.x.shape == (5 * RECORDS, 3, 32, 32) and test.x.shape == (RECORDS, 3, 32, 32)
+    record = BATCHES["data_batch_2.bin"][3]
+    x, label = train.x[RECORDS + 3], train.labels[RECORDS + 3]
+    assert label == record[0]
+    assert x[2, 4, 5] == record[1 + 2 * 1024 + 4 * 32 + 5]  # blue, row 4, column 5
+    assert len(train.names) == 10 and train.names[3] == "cat"
+
+
+def test_default_folder_is_the_environment_variable(folder, monkeypatch):
+    monkeypatch.setenv("HKD_MINI_DATA", str(folder.parent))
+    assert data.cache_dir() == folder.parent
+    assert torch.equal(data.load_cifar10("test").x, data.load_cifar10("test", folder).x)
+    monkeypatch.delenv("HKD_MINI_DATA")
+    assert data.cache_dir().name == "hkd-mini"
+
+
+def test_missing_folder_names_the_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"hkd-mini data cifar10 --root .*away"):
+        data.load_cifar10("train", tmp_path / "away")
+
+
+def test_unknown_split_is_named(folder):
+    with pytest.raises(ValueError, match=r"'valid'.*test.*train"):
+        data.load_cifar10("valid", folder)
+
+
+def cut(raw):
+    return raw[:-1]
+
+
+def pad(raw):
+    return raw + b"\0"
+
+
+def flip_label(raw):
+    return bytes([raw[0] | 0x80]) + raw[1:]
+
+
+@pytest.mark.parametrize("damage, fault", [(cut, "truncated"), (pad, "too long"), (flip_label, "label")])
+def test_damaged_file_is_named_with_its_cure(folder, damage, fault):
+    path = folder / "data_batch_4.bin"
+    path.write_bytes(damage(path.read_bytes()))
+    cure = f"hkd-mini data cifar10 --root {re.escape(str(folder.parent))}"
+    with pytest.raises(ValueError, match=f"data_batch_4.bin.*{fault}.*{cure}"):
+        data.load_cifar10("train", folder)
+    assert len(data.load_cifar10("test", folder).x) == RECORDS  # the other file is still good
+
+
+def test_missing_file_is_named(folder):
+    (folder / "data_batch_5.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"data_batch_5.bin is missing: run `hkd-mini data cifar10"):
+        data.load_cifar10("train", folder)
+
+
+def test_real_pictures_are_whole_and_balanced(monkeypatch):
+    monkeypatch.undo()
+    try:
+        train, test = data.load_cifar10("train"), data.load_cifar10("test")
+    except FileNotFoundError:
+        pytest.skip("no CIFAR-10 on this machine: run `hkd-mini data cifar10`, or set HKD_MINI_DATA")
+    assert train.x.shape == (50_000, 3, 32, 32) and test.x.shape == (10_000, 3, 32, 32)
+    assert (train.labels.bincount() == 5000).all() and (test.labels.bincount() == 1000).all()
+    # the channel means that every CIFAR-10 recipe normalises with: red, green and blue are where they belong
+    means = train.x[::10].float().mean((0, 2, 3)) / 255
+    assert (means - torch.tensor([0.4914, 0.4822, 0.4465])).abs().max() < 0.01
+
+
+# --- fetching -------------------------------------------------------------------------------------
+
+
+def test_fetch_unpacks_verifies_and_then_rests(serve, tmp_path):
+    server = serve(archive())
+    folder = data.fetch_cifar10(tmp_path / "new" / "root", progressbar=False)
+    assert sorted(p.name for p in folder.iterdir()) == ["SHA256SUMS", *NAMES]
+    for line in (folder / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    x = data.load_cifar10("test", folder.parent).x
+    assert torch.equal(x.flatten(1), BATCHES["test_batch.bin"][:, 1:])
+    assert data.fetch_cifar10(folder.parent, progressbar=False) == folder and server.asked == [None]
+
+
+def test_progress_bar_counts_the_bytes(serve, tmp_path, capfd):
+    serve(archive())
+    data.fetch_cifar10(tmp_path)
+    assert "100%" in capfd.readouterr().err
+
+
+def test_altered_pixel_is_caught_and_fetching_again_repairs_it(serve, tmp_path):
+    server = serve(archive())
+    path = data.fetch_cifar10(tmp_path, progressbar=False) / "test_batch.bin"
+    raw = bytearray(path.read_bytes())
+    raw[2000] ^= 1  # one bit of one pixel: size and labels are fine
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match=r"test_batch.bin is altered.*SHA-256.*hkd-mini data cifar10"):
+        data.load_cifar10("test", tmp_path)
+    assert len(data.load_cifar10("test", tmp_path, verify=False).x) == RECORDS
+    data.fetch_cifar10(tmp_path, progressbar=False)
+    assert torch.equal(data.load_cifar10("test", tmp_path).x.flatten(1), BATCHES["test_batch.bin"][:, 1:])
+    assert server.asked == [None]  # the archive was still there and sound
+
+
+def test_broken_manifest_is_reported(serve, tmp_path):
+    serve(archive())
+    folder = data.fetch_cifar10(tmp_path, progressbar=False)
+    (folder / "SHA256SUMS").write_text("not a list\n")
+    with pytest.raises(ValueError, match=r"SHA256SUMS"):
+        data.load_cifar10("test", tmp_path)
+
+
+def test_a_broken_download_resumes_where_it_stopped(serve, tmp_path):
+    content = archive()
+    server = serve(content)
+    server.cut = 20_000
+    with pytest.raises(OSError, match=r"could not fetch http.*data cifar10 --root .*again to resume"):
+        data.fetch_cifar10(tmp_path, progressbar=False)
+    part = (tmp_path / "cifar-10-binary.tar.gz.part").read_bytes()
+    assert 18_000 < len(part) <= 20_000 and part == content[: len(part)]
+    server.cut = None
+    data.fetch_cifar10(tmp_path, progressbar=False)
+    assert server.asked == [None, f"bytes={len(part)}-"]
+    assert (tmp_path / "cifar-10-binary.tar.gz").read_bytes() == content
+
+
+@pytest.mark.parametrize("ranges, error", [(False, ValueError), (True, OSError)])
+def test_a_useless_part_costs_one_more_run(serve, tmp_path, ranges, error):
+    """A server that ignores Range spoils the checksum; one that refuses it says so. Neither can loop."""
+    content = archive()
+    server = serve(content)
+    server.ranges = ranges
+    (tmp_path / "cifar-10-binary.tar.gz.part").write_bytes(content + b"too much")
+    with pytest.raises(error):
+        data.fetch_cifar10(tmp_path, progressbar=False)
+    folder = data.fetch_cifar10(tmp_path, progressbar=False)
+    assert len(data.load_cifar10("train", folder).x) == 5 * RECORDS
+
+
+def test_wrong_checksum_leaves_nothing_behind(serve, tmp_path):
+    serve(archive(), md5="0" * 32)
+    with pytest.raises(ValueError, match=r"(?i)md5 hash"):
+        data.fetch_cifar10(tmp_path, progressbar=False)
+    assert list(tmp_path.rglob("*.bin")) == [] and list(tmp_path.glob("cifar*")) == []
+
+
+def test_unreachable_server_says_what_to_do(serve, tmp_path):
+    server = serve(archive())
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(OSError, match=r"could not fetch http.*cifar-10-batches-bin there yourself"):
+        data.fetch_cifar10(tmp_path, progressbar=False)
+
+
+def test_another_archive_is_refused(serve, tmp_path):
+    serve(archive(NAMES[:4]))
+    with pytest.raises(ValueError, match=r"lacks .*data_batch_5.bin.*test_batch.bin.*binary version"):
+        data.fetch_cifar10(tmp_path, progressbar=False)
+
+
+def test_paths_inside_the_archive_are_not_followed(serve, tmp_path):
+    absolute = str(tmp_path / "absolute.txt")
+    serve(archive(extra=[("../outside.txt", b"x"), (absolute, b"x"), ("inside.txt", b"x")]))
+    data.fetch_cifar10(tmp_path / "root", progressbar=False)
+    found = {p.name for p in tmp_path.rglob("*") if p.is_file()}
+    assert found == {*NAMES, "SHA256SUMS", "cifar-10-binary.tar.gz"}
+
+
+# --- image folders --------------------------------------------------------------------------------
+
+
+def paint(path, size=(4, 4), mode="RGB", colour=None):
+    Image = pytest.importorskip("PIL.Image", reason="image folders need pillow")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new(mode, size, colour if colour is not None else 0)
+    if mode == "RGB":
+        image.putpixel((2, 1), (10, 20, 30))  # column 2, row 1
+    image.save(path)
+
+
+def test_subfolders_are_classes(tmp_path):
+    paint(tmp_path / "dogs" / "b.png", colour=(1, 2, 3))
+    paint(tmp_path / "cats" / "a.png")
+    paint(tmp_path / "dogs" / "a.png", mode="L", colour=77)
+    (tmp_path / "dogs" / "notes.txt").write_text("not a picture, and not one by its name")
+    images = data.load_images(tmp_path)
+    assert images.x.shape == (3, 3, 4, 4) and images.x.dtype == torch.uint8
+    assert images.labels.tolist() == [0, 1, 1] and images.names == ("cats", "dogs")
+    assert images.x[0, :, 1, 2].tolist() == [10, 20, 30] and images.x[0].sum() == 60
+    assert (images.x[1] == 77).all() and images.x[2, :, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_flat_folder_is_one_class(tmp_path):
+    paint(tmp_path / "flat" / "a.png")
+    images = data.load_images(tmp_path / "flat", size=4)
+    assert images.labels.tolist() == [0] and images.names == ("flat",)
+
+
+def test_bad_pictures_are_named(tmp_path):
+    paint(tmp_path / "c" / "a.png")
+    paint(tmp_path / "c" / "b.png", size=(8, 8))
+    with pytest.raises(ValueError, match=r"b.png is \(8, 8\), wanted \(4, 4\)"):
+        data.load_images(tmp_path)
+    with pytest.raises(ValueError, match=r"a.png is \(4, 4\), wanted \(16, 16\)"):
+        data.load_images(tmp_path, size=16)
+    paint(tmp_path / "c" / "a.png", size=(8, 6))
+    with pytest.raises(ValueError, match=r"a.png is \(8, 6\), wanted \(8, 8\).*crop"):
+        data.load_images(tmp_path)
+    paint(tmp_path / "c" / "a.png", size=(8, 8), mode="RGBA")
+    with pytest.raises(ValueError, match=r"a.png is RGBA"):
+        data.load_images(tmp_path)
+    (tmp_path / "c" / "a.png").write_bytes((tmp_path / "c" / "b.png").read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"a.png cannot be read as a picture"):
+        data.load_images(tmp_path)
+
+
+def test_empty_and_missing_folders_are_named(tmp_path):
+    pytest.importorskip("PIL.Image", reason="image folders need pillow")
+    for path in (tmp_path, tmp_path / "away"):
+        with pytest.raises(FileNotFoundError, match=re.escape(f"no pictures in {path}: wanted .png")):
+            data.load_images(path)

@@ -1,0 +1,189 @@
+"""DMD and EDMD against matrices and spectra that are known, above all non-normal ones."""
+import numpy as np
+import pytest
+
+from hkd_mini import systems
+from hkd_mini.dmd import dmd, edmd, eigenfunctions, forecast, monomials, residuals
+
+
+def non_normal(n, seed, complex_data=False):
+    """A stable matrix whose eigenvectors are far from orthogonal: triangular, large off the diagonal."""
+    rng = np.random.default_rng(seed)
+    A = np.triu(rng.normal(size=(n, n)), 1) * 2 + np.diag(rng.uniform(0.3, 1.0, n) * rng.choice([-1, 1], n))
+    if complex_data:
+        A = A * np.exp(1j * rng.uniform(-1, 1, (n, n)))
+    Q = np.linalg.qr(rng.normal(size=(n, n)))[0]
+    return Q @ A @ Q.T
+
+
+def snapshots(A, count, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, len(A)))
+    if np.iscomplexobj(A):
+        x = x + 1j * rng.normal(size=x.shape)
+    return x, x @ A.T
+
+
+def sort(values):
+    return np.array(sorted(values, key=lambda v: (round(v.real, 8), round(v.imag, 8))))
+
+
+@pytest.mark.parametrize("complex_data", [False, True], ids=["real", "complex"])
+@pytest.mark.parametrize("seed", range(5))
+def test_dmd_finds_the_matrix(seed, complex_data):
+    A = non_normal(5, seed, complex_data)
+    assert np.linalg.norm(A @ A.conj().T - A.conj().T @ A) > 1  # for a normal A this would mean little
+    fit = dmd(*snapshots(A, 33, seed))
+    np.testing.assert_allclose(sort(fit.eigenvalues), sort(np.linalg.eigvals(A)), atol=1e-9)
+    np.testing.assert_allclose(A @ fit.modes, fit.modes * fit.eigenvalues, atol=1e-9)
+    np.testing.assert_allclose(fit.left.conj().T @ A, fit.eigenvalues[:, None] * fit.left.conj().T, atol=1e-8)
+    np.testing.assert_allclose(fit.left.conj().T @ fit.modes, np.eye(5), atol=1e-9)
+    np.testing.assert_allclose(fit.modes * fit.eigenvalues @ fit.left.conj().T, A, atol=1e-9)
+    assert (np.diff(abs(fit.eigenvalues)) < 1e-9).all()
+
+
+def test_dmd_wide_data_of_low_rank():
+    # 3 modes in 40 dimensions from 9 pairs: modes stay biorthogonal, forecasts exact from the first step on
+    rng = np.random.default_rng(0)
+    A, embed = non_normal(3, 1), rng.normal(size=(40, 3))
+    path = [rng.normal(size=3)]
+    for _ in range(9):
+        path.append(A @ path[-1])
+    x = np.stack(path) @ embed.T
+    fit = dmd(x, rank=3, dt=0.5)
+    np.testing.assert_allclose(sort(fit.eigenvalues), sort(np.linalg.eigvals(A)), atol=1e-6)
+    np.testing.assert_allclose(fit.left.conj().T @ fit.modes, np.eye(3), atol=1e-8)
+    steps = np.array([0.0, 0.5, 1.0, 4.5])
+    np.testing.assert_allclose(forecast(fit, x[0], steps), x[[0, 1, 2, 9]], atol=1e-6)
+    np.testing.assert_allclose(fit.rates, np.log(fit.eigenvalues) / 0.5)
+
+
+def test_forecast_keeps_batch_shapes_and_needs_the_left_eigenvectors():
+    A = non_normal(4, 2)
+    x, y = snapshots(A, 20, 0)
+    fit = dmd(x, y)
+    batch = x[:6].reshape(2, 3, 4)
+    np.testing.assert_allclose(forecast(fit, batch, np.array([2.0]))[0], batch @ A.T @ A.T, atol=1e-8)
+    wrong = ((x @ fit.modes.conj()) * fit.eigenvalues) @ fit.modes.T  # what "modes are orthogonal" would give
+    assert abs(wrong - y).max() > 0.1
+
+
+def test_a_dead_direction_has_eigenvalue_zero_and_a_projected_mode():
+    A = np.array([[0.9, 0.0], [0.0, 0.0]])
+    fit = dmd(*snapshots(A, 12, 0))
+    np.testing.assert_allclose(fit.eigenvalues, [0.9, 0], atol=1e-14)
+    np.testing.assert_allclose(fit.left.conj().T @ fit.modes, np.eye(2), atol=1e-12)
+
+
+def test_continuous_rates_of_the_slow_manifold_by_edmd():
+    slow = systems.slow_manifold()
+    x, y = systems.snapshot_pairs(slow, 60, 0.25, (-2, [2, 2]), np.random.default_rng(0))
+    fit = edmd(x, y, slow.lift, dt=0.25)
+    np.testing.assert_allclose(np.sort(fit.rates.real), [-1, -0.2, -0.1], atol=1e-8)
+    np.testing.assert_allclose(fit.rates.imag, 0, atol=1e-8)
+    flow = np.linalg.matrix_power(step(slow.generator, 0.25 / 64), 64)
+    np.testing.assert_allclose(fit.matrix.T, flow, atol=1e-9)
+    assert fit.residuals.max() < 1e-10
+
+
+def step(A, h):  # the Taylor series of exp(A h): an exponential that is not scipy's
+    return sum(np.linalg.matrix_power(A * h, k) / np.prod(np.arange(1.0, k + 1)) for k in range(14))
+
+
+def test_edmd_on_a_linear_map_gives_the_products_of_its_eigenvalues():
+    J = np.array([[0.9, -0.1], [0.0, 0.8]])  # Williams et al. 2015: the Koopman eigenvalues are .9^i .8^j
+    x, y = snapshots(J, 101, 0)
+    fit = edmd(x, y, monomials(2, 4))
+    expected = np.array([0.9**i * 0.8**j for i in range(5) for j in range(5 - i)])
+    np.testing.assert_allclose(np.sort(fit.eigenvalues.real), np.sort(expected), atol=1e-11)
+    np.testing.assert_allclose(fit.eigenvalues.imag, 0, atol=1e-11)
+    assert fit.residuals.max() < 1e-9 and residuals(fit, *snapshots(J, 50, 9)).max() < 1e-8
+
+
+def test_edmd_eigenvectors_modes_and_scale():
+    J = np.array([[0.9, -0.5], [0.4, 0.6]])  # complex pair, non-normal
+    x, y = snapshots(J, 60, 1)
+    fit = edmd(x, y, monomials(2, 3))
+    np.testing.assert_allclose(fit.left.conj().T @ fit.right, np.eye(10), atol=1e-9)
+    np.testing.assert_allclose(fit.matrix @ fit.right, fit.right * fit.eigenvalues, atol=1e-9)
+    np.testing.assert_allclose(fit.matrix, fit.right * fit.eigenvalues @ fit.left.conj().T, atol=1e-9)
+    phi = eigenfunctions(fit, x)
+    np.testing.assert_allclose(np.mean(abs(phi) ** 2, 0), 1, atol=1e-12)
+    np.testing.assert_allclose(phi @ fit.modes, x, atol=1e-9)
+    np.testing.assert_allclose(eigenfunctions(fit, x @ J.T @ J.T), phi * fit.eigenvalues**2, atol=1e-8)
+
+
+def test_edmd_equals_the_normal_equations():
+    duffing = systems.duffing()
+    x, y = systems.snapshot_pairs(duffing, 300, 0.25, (-2, [2, 2]), np.random.default_rng(2))
+    psi = monomials(2, 3)
+    fit = edmd(x, y, psi)
+    G, A = psi(x).T @ psi(x), psi(x).T @ psi(y)  # Williams et al. 2015, eqs 12 and 13
+    np.testing.assert_allclose(fit.matrix, np.linalg.solve(G, A), atol=1e-9)
+
+
+def test_residuals_tell_true_from_spurious():
+    # Cubic monomials on Duffing are not invariant: the constant is exact, the others are not.
+    duffing = systems.duffing()
+    x, y = systems.snapshot_pairs(duffing, 400, 0.25, (-2, [2, 2]), np.random.default_rng(3))
+    fit = edmd(x, y, monomials(2, 3), dt=0.25)
+    one = np.argmin(abs(fit.eigenvalues - 1))
+    assert fit.residuals[one] < 1e-10
+    assert np.delete(fit.residuals, one).min() > 1e-2
+    # the definition, by quadratic forms (Colbrook & Townsend 2024): res^2 = g*(L - ..)g / g*Gg
+    px, py = monomials(2, 3)(x), monomials(2, 3)(y)
+    G, A, L = px.T @ px, px.T @ py, py.T @ py
+    for lam, g, res in zip(fit.eigenvalues, fit.right.T, fit.residuals):
+        form = L - lam * A.T - lam.conj() * A + abs(lam) ** 2 * G
+        ratio = (g.conj() @ form @ g).real / (g.conj() @ G @ g).real
+        assert np.sqrt(max(ratio, 0)) == pytest.approx(res, abs=1e-6)
+
+
+def test_dmd_residuals_vanish_for_linear_data_only():
+    A = non_normal(4, 3)
+    x, y = snapshots(A, 30, 0)
+    assert residuals(dmd(x, y), x, y).max() < 1e-9
+    pairs = systems.snapshot_pairs(systems.duffing(), 200, 0.25, (-2, [2, 2]), np.random.default_rng(0))
+    assert residuals(dmd(*pairs), *pairs).max() > 0.1
+
+
+def test_truncated_edmd_keeps_the_strong_directions():
+    slow = systems.slow_manifold()
+    x, y = systems.snapshot_pairs(slow, 80, 0.5, (-1, [1, 1]), np.random.default_rng(0))
+    doubled = lambda s: np.concatenate([slow.lift(s), slow.lift(s)], -1)  # six functions of rank three
+    with pytest.raises(ValueError, match="rank 3"):
+        edmd(x, y, doubled)
+    fit = edmd(x, y, doubled, rank=3, dt=0.5)
+    np.testing.assert_allclose(np.sort(fit.rates.real), [-1, -0.2, -0.1], atol=1e-8)
+    np.testing.assert_allclose(eigenfunctions(fit, x) @ fit.modes, x, atol=1e-9)
+
+
+def test_monomials():
+    psi = monomials(2, 2)
+    np.testing.assert_array_equal(psi.exponents, [[0, 0], [1, 0], [0, 1], [2, 0], [1, 1], [0, 2]])
+    x = np.array([[[2.0, 3.0]]])
+    np.testing.assert_array_equal(psi(x), [[[1, 2, 3, 4, 6, 9]]])
+    assert len(monomials(3, 4).exponents) == 35 and len(monomials(1, 0).exponents) == 1
+
+
+GOOD = np.random.default_rng(0).normal(size=(9, 2))
+
+
+@pytest.mark.parametrize("call, word", [
+    (lambda: dmd(GOOD[:1]), "at least two snapshots"),
+    (lambda: dmd(GOOD, GOOD[:8]), r"\(9, 2\) and \(8, 2\)"),
+    (lambda: dmd(GOOD[:, 0]), "same shape"),
+    (lambda: dmd(np.where(GOOD > 1, np.nan, GOOD)), "not finite"),
+    (lambda: dmd(np.zeros((4, 2))), "all snapshots are zero"),
+    (lambda: dmd(GOOD, rank=3), "between 1 and the 2"),
+    (lambda: dmd(GOOD, rank=0), "got 0"),
+    (lambda: dmd(GOOD, dt=0.0), "dt must be positive"),
+    (lambda: dmd(np.eye(2), np.array([[1.0, 0.0], [1.0, 1.0]])), "Jordan block"),
+    (lambda: edmd(GOOD, GOOD, monomials(2, 4)), "rank 9"),
+    (lambda: edmd(GOOD, GOOD, lambda x: 0 * x), "zero everywhere"),
+    (lambda: monomials(0, 2), "n = 0"),
+    (lambda: monomials(3, 1)(GOOD), "monomials in 3 variables"),
+])
+def test_bad_input_is_named(call, word):
+    with pytest.raises(ValueError, match=word):
+        call()
