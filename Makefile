@@ -57,7 +57,6 @@ lab: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check hkd_mini tests benchmarks .ci
 	$(BIN)/python .ci/notebooks.py check book/*.ipynb
 
 clean:

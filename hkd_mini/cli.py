@@ -8,6 +8,7 @@ with --resume; on several GPUs start them as `accelerate launch -m hkd_mini ...`
 
 import dataclasses
 import json
+import os
 import pathlib
 import sys
 import time
@@ -20,12 +21,13 @@ import tyro
 from torch import Tensor, nn
 
 from . import data as datasets
-from . import evaluation, train
+from . import evaluation
 from . import trajectories as stored
 from .loop import Step, TrainConfig
 from .model import HKD, PRESETS, HKDConfig, load
 from .networks import Classifier
 from .teacher import Denoiser
+from .train import FEATURES, RECIPES, train, train_classifier, train_teacher
 
 USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)  # what the user can mend; all else is a bug and shows its trace
 
@@ -49,7 +51,7 @@ class Changes:
     times: int | None = None
     """Distillation: points of each path a step (s)."""
     perceptual: str | None = None
-    """Distillation: cifar (bundled), alex, vgg, squeeze (LPIPS), none."""
+    """Distillation: cifar (bundled), a folder made by `hkd-mini features`, alex, vgg, squeeze (LPIPS), none."""
 
     def apply(self, recipe: TrainConfig) -> TrainConfig:
         return dataclasses.replace(recipe, **{k: v for k, v in vars(self).items() if v is not None})
@@ -61,6 +63,13 @@ Recipe = Annotated[Changes, tyro.conf.arg(name="")]
 def device() -> str:
     """The GPU if there is one, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def first_process() -> bool:
+    """Whether this process speaks and writes for all: always, unless started by torchrun or `accelerate launch`."""
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
 
 
 def known(name: str) -> HKDConfig:
@@ -85,19 +94,25 @@ def pictures(where: str, shape: tuple[int, ...]) -> datasets.Images | Tensor:
     return images
 
 
-def follow(steps: Iterator[Step], config: TrainConfig, out: str) -> Step:
-    """Run a training loop to its end with a progress bar, log.jsonl and, where installed, TensorBoard events in `out`; the last step."""
+def follow(steps: Iterator[Step], config: TrainConfig, out: str) -> Step | None:
+    """Run a training loop to its end with a progress bar, log.jsonl and, where installed, TensorBoard events in `out`; the last step.
+
+    Of several processes the first one speaks; the others only train.
+    """
     from tqdm import tqdm
 
-    folder, last = pathlib.Path(out), None
+    folder, last, speaks = pathlib.Path(out), None, first_process()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         from torch.utils.tensorboard import SummaryWriter
-        board = SummaryWriter(str(folder / "tensorboard"))
+        board = SummaryWriter(str(folder / "tensorboard")) if speaks else None
     except ImportError:
         board = None
-    with open(folder / "log.jsonl", "a", encoding="utf-8") as log, tqdm(total=config.images, unit="image", unit_scale=True) as bar:
+    bar = tqdm(total=config.images, unit="image", unit_scale=True, disable=not speaks, delay=0.01)  # no bar before a step
+    with open(folder / "log.jsonl" if speaks else os.devnull, "a", encoding="utf-8") as log, bar:
         for last in steps:
+            if not bar.n:  # resumed: what was done before is not this run's speed
+                bar.initial = bar.n = last.images - config.batch
             log.write(json.dumps(last._asdict()) + "\n")
             bar.update(last.images - bar.n)
             if last.step % 20 == 0 or last.stopped:
@@ -109,7 +124,7 @@ def follow(steps: Iterator[Step], config: TrainConfig, out: str) -> Step:
     if board:
         board.close()
     if last is not None and last.stopped:
-        sys.exit(f"hkd-mini: stopped after step {last.step} and saved; go on with --resume")
+        sys.exit(f"hkd-mini: stopped after step {last.step} and saved; go on with --resume" if speaks else 1)
     return last
 
 
@@ -117,6 +132,8 @@ def finish(model: nn.Module, steps: Iterator[Step], config: TrainConfig, out: st
     """Train, then write the averaged weights and how they were made beside the checkpoint."""
     began = time.monotonic()
     follow(steps, config, out)
+    if not first_process():
+        return
     model.cpu().save_pretrained(out)
     made = {"config": dataclasses.asdict(config), "device": device(), "seconds": round(time.monotonic() - began), "torch": torch.__version__}
     pathlib.Path(out, "training.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
@@ -143,10 +160,10 @@ def cmd_features(data: str, out: str, resume: bool = False, recipe: Recipe = Cha
         out: folder for weights, checkpoint and log.
         resume: go on from the checkpoint in --out.
     """
-    config, images = recipe.apply(train.FEATURES), datasets.load_cifar10("train", data)
+    config, images = recipe.apply(FEATURES), datasets.load_cifar10("train", data)
     torch.manual_seed(config.seed)
     classifier = Classifier()
-    finish(classifier, train.train_classifier(classifier, images, config, out=out, resume=resume), config, out)
+    finish(classifier, train_classifier(classifier, images, config, out=out, resume=resume), config, out)
 
 
 def cmd_teacher(preset: str, data: str, out: str, resume: bool = False, recipe: Recipe = Changes()) -> None:  # noqa: B008
@@ -158,11 +175,11 @@ def cmd_teacher(preset: str, data: str, out: str, resume: bool = False, recipe: 
         out: folder for weights, checkpoint and log.
         resume: go on from the checkpoint in --out.
     """
-    network, config = known(preset).network, recipe.apply(train.RECIPES[preset].teacher)
+    network, config = known(preset).network, recipe.apply(RECIPES[preset].teacher)
     images = pictures(data, network.shape)
     torch.manual_seed(config.seed)
     denoiser = Denoiser(network)
-    finish(denoiser, train.train_teacher(denoiser, images, config, out=out, resume=resume), config, out)
+    finish(denoiser, train_teacher(denoiser, images, config, out=out, resume=resume), config, out)
 
 
 def cmd_trajectories(
@@ -192,16 +209,21 @@ def cmd_trajectories(
     from accelerate import PartialState
     from tqdm import tqdm
 
-    denoiser = loaded(teacher, Denoiser)
-    state, where, config = PartialState(), device(), denoiser.config
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision {precision!r}: fp32 or bf16")
+    state = PartialState()  # before anything moves: it gives each process its GPU
+    denoiser, where = loaded(teacher, Denoiser), device()
+    config = denoiser.config
     make = stored.make(
         denoiser, config.shape, n, out, times=times, steps=steps, seed=seed, batch=batch, labels=config.labels, resume=resume,
         device=where, autocast=precision == "bf16", share=(state.process_index, state.num_processes),
     )  # fmt: skip
-    with tqdm(total=n // state.num_processes, unit="path") as bar:
+    state.wait_for_everyone()  # all have seen the folder as it was
+    with tqdm(total=n // state.num_processes, unit="path", disable=not state.is_main_process) as bar:
         for done in make:
             bar.update(done - bar.n)
-    print(out)
+    if state.is_main_process:
+        print(out)
 
 
 def cmd_distill(
@@ -235,12 +257,12 @@ def cmd_distill(
     """
     options = dict(clock=clock, encoder_time=encoder_time, spatial=spatial, hierarchy=hierarchy, koopman=koopman)
     model = HKD.from_teacher(loaded(teacher, Denoiser), dataclasses.replace(known(preset), **options))
-    config = dataclasses.replace(recipe.apply(train.RECIPES[preset].distill), consistency=consistency)
+    config = dataclasses.replace(recipe.apply(RECIPES[preset].distill), consistency=consistency)
     paths = stored.Trajectories(trajectories)
     if paths.shape != tuple(model.config.network.shape):
         raise ValueError(f"{trajectories}: paths of shape {paths.shape}, the preset wants {tuple(model.config.network.shape)}")
     torch.manual_seed(config.seed)
-    finish(model, train.train(model, paths, config, out=out, resume=resume), config, out)
+    finish(model, train(model, paths, config, out=out, resume=resume), config, out)
 
 
 def loaded(name: str, *kinds: type) -> nn.Module:
@@ -263,6 +285,7 @@ def cmd_sample(weights: str, n: int, out: str, seed: int = 0, steps: int = 18) -
     """
     if n < 1 or not out.endswith(".npy"):
         raise ValueError(f"n = {n}, out = {out}: wanted at least one sample and a file that ends in .npy")
+    pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
     x = evaluation.draw(loaded(weights, HKD, Denoiser), n, seed, steps)
     np.save(out, (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).contiguous().numpy())
     print(out)
@@ -276,6 +299,7 @@ def cmd_evaluate(
     seed: int = 0,
     steps: int = 18,
     features: str = "cifar",
+    real: int | None = None,
 ) -> None:
     """Frechet distance, precision and recall of samples; the last line is one JSON object.
 
@@ -286,7 +310,8 @@ def cmd_evaluate(
         n: how many to draw.
         seed: seed of the noise.
         steps: Heun steps of a teacher.
-        features: cifar (the bundled classifier) or inception (downloads its weights once).
+        features: cifar (the bundled classifier), a folder made by `hkd-mini features`, or inception (downloads its weights once).
+        real: compare with the first so many of the training pictures in --data only; default all.
     """
     if (samples is None) == (weights is None):
         raise ValueError("give either --samples FILE.npy or --weights NAME_OR_DIR")
@@ -295,7 +320,7 @@ def cmd_evaluate(
         fake = evaluation.draw(loaded(weights, HKD, Denoiser), n, seed, steps)
     else:
         fake = evaluation.read_samples(samples)
-    result = evaluation.evaluate(fake, data, features, device())
+    result = evaluation.evaluate(fake, data, features, device(), real)
     print(json.dumps(result | {"source": weights or samples, "seed": seed, "seconds": round(time.monotonic() - began, 1)}))
 
 

@@ -16,7 +16,7 @@ from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Complex, Float, Inexact, Int
+from jaxtyping import Complex, Float, Inexact, Int, Real
 
 Snapshots = Inexact[np.ndarray, "count n"]
 
@@ -97,13 +97,14 @@ def dmd(x: Snapshots, y: Snapshots | None = None, rank: int | None = None, dt: f
 
 
 def forecast(fit: DMD, x: Inexact[np.ndarray, "*batch n"],
-             times: Float[np.ndarray, " k"]) -> Complex[np.ndarray, "k *batch n"]:
+             times: Real[np.ndarray, " k"]) -> Complex[np.ndarray, "k *batch n"]:
     """Carry states to the given times: x(t) = sum_j modes_j exp(rates_j t) (left_j^H x), complex.
 
     For t = dt, 2 dt, ... this is A^k x exactly; at t = 0 it is x projected on the modes.
     """
     coefficients = x @ fit.left.conj()
-    growth = np.exp(np.multiply.outer(np.asarray(times, dtype=float), fit.rates))
+    steps = np.asarray(times, dtype=float)[:, None] / fit.dt
+    growth = fit.eigenvalues**steps  # exp(rates t), and still 1 at t = 0 where an eigenvalue is 0
     return np.stack([(coefficients * g) @ fit.modes.T for g in growth])
 
 

@@ -11,14 +11,16 @@ import os
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from . import metrics
 from .data import load_cifar10, to_uint8
-from .model import HKD, load
+from .model import HKD
+from .networks import Classifier
 from .schedule import karras_sigmas
 from .teacher import Denoiser, heun
-from .weights import data_folder
+from .weights import data_folder, resolve
 
 REFERENCE = "reference-cifar10.safetensors"  # statistics of the training pictures in the bundled classifier's features
 MANIFOLD = 5000  # pictures that precision and recall look at
@@ -31,7 +33,10 @@ def draw(
     """n samples of an HKD (one evaluation each) or a teacher (2 steps - 1), uint8 (n, 3, h, w) or float32 (n, dim).
 
     Noise, and classes where the model has them and none are given, come from a generator seeded with `seed`, whatever the batch.
+    Raises ValueError for n or batch below 1.
     """
+    if n < 1 or batch < 1:
+        raise ValueError(f"n = {n} samples, {batch} at once: at least 1 of each")
     network = model.config.network if isinstance(model, HKD) else model.config
     where, rng, out = next(model.parameters()).device, torch.Generator().manual_seed(seed), []
     noise, levels = torch.randn(n, *network.shape, generator=rng), karras_sigmas(steps)
@@ -47,31 +52,57 @@ def draw(
 def read_samples(path: str | os.PathLike) -> Tensor:
     """A .npy file of uint8 (n, h, w, 3) as (n, 3, h, w). Raises ValueError for anything else, pickles included."""
     try:
-        x = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{path}: not a .npy file of numbers ({error})") from error
+        x = np.lib.format.open_memmap(path, mode="r")  # refuses pickles and archives, and looks at the length
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not a whole .npy file of numbers ({error})") from error
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] != 3:
         raise ValueError(f"{path}: {x.dtype} {x.shape}, wanted uint8 (n, height, width, 3)")
-    return torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(np.array(x)).permute(0, 3, 1, 2).contiguous()
+
+
+def extractor(features: str, device: str = "cpu") -> metrics.Extractor:
+    """What looks at the pictures: "inception", "cifar" (the bundled classifier), or the classifier in a folder.
+
+    Raises ValueError for a folder with another model, FileNotFoundError for none.
+    """
+    if features == "inception":
+        return metrics.inception_features(device=device)
+    folder = resolve("features-cifar10" if features == "cifar" else features)
+    return metrics.classifier_features(Classifier.from_folder(folder).to(device))
+
+
+def sheet(x: Float[Tensor, "n 3 h w"], columns: int, gap: int = 2, paper: int = 253) -> np.ndarray:
+    """Pictures in [-1, 1] side by side on one sheet of paper, `columns` a row: uint8 (height, width, 3), to be looked at."""
+    n, _, h, w = x.shape
+    rows = -(-n // columns)
+    out = torch.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), paper, dtype=torch.uint8)
+    for k, picture in enumerate(to_uint8(x)):
+        i, j = k // columns * (h + gap), k % columns * (w + gap)
+        out[i : i + h, j : j + w] = picture.permute(1, 2, 0)
+    return out.numpy()
 
 
 @torch.no_grad()
-def evaluate(samples: Tensor, data: str | None = None, features: str = "cifar", device: str = "cpu") -> dict:
+def evaluate(samples: Tensor, data: str | None = None, features: str = "cifar", device: str = "cpu", real: int | None = None) -> dict:
     """Frechet distance of uint8 samples (n, 3, 32, 32), with precision and recall when `data` names CIFAR-10's folder.
 
-    The reference is the training pictures in `data`, or the bundled statistics of them ("cifar" features only).
-    Returns a dict of plain numbers. Raises ValueError for other features, or "inception" without `data`.
+    The reference is the training pictures in `data`, or the bundled statistics of them ("cifar" features only); `features` is
+    "cifar" (bundled), a classifier's folder, or "inception". Returns a dict of plain numbers. Raises ValueError for samples of
+    another size, other features, or any but "cifar" without `data`. `real` takes only the first so many training pictures.
     """
-    if features not in ("cifar", "inception") or features == "inception" and data is None:
-        raise ValueError(f'features {features!r}, data {data}: "cifar", or "inception" together with data')
-    bundled = features == "cifar"
-    extract = metrics.classifier_features(load("features-cifar10").to(device)) if bundled else metrics.inception_features(device=device)
+    if samples.ndim != 4 or tuple(samples.shape[1:]) != (3, 32, 32):
+        raise ValueError(f"samples of shape {tuple(samples.shape)}: wanted (n, 3, 32, 32), the size of CIFAR-10")
+    if real is not None and (real < 2 or data is None):
+        raise ValueError(f"real = {real} pictures, data {data}: at least 2, of CIFAR-10's folder")
+    if data is None and features != "cifar":
+        raise ValueError(f"features {features!r} need data, CIFAR-10's folder: only those of \"cifar\" have bundled statistics")
+    extract = extractor(features, device)
     fake = torch.cat(list(metrics.in_batches(samples, extract)))
     if data is None:
-        real = metrics.load_statistics(data_folder() / REFERENCE)
+        statistics = metrics.load_statistics(data_folder() / REFERENCE)
         shares = {}
     else:
-        seen = torch.cat(list(metrics.in_batches(load_cifar10("train", data).x, extract)))
-        real, shares = metrics.statistics([seen]), metrics.precision_recall(seen[:MANIFOLD], fake[:MANIFOLD])._asdict()
-    frechet = metrics.frechet_distance(metrics.statistics([fake]), real)
-    return {"frechet": frechet, **shares, "n": len(samples), "n_real": real.n, "features": features}
+        seen = torch.cat(list(metrics.in_batches(load_cifar10("train", data).x[:real], extract)))
+        statistics, shares = metrics.statistics([seen]), metrics.precision_recall(seen[:MANIFOLD], fake[:MANIFOLD])._asdict()
+    frechet = metrics.frechet_distance(metrics.statistics([fake]), statistics)
+    return {"frechet": frechet, **shares, "n": len(samples), "n_real": statistics.n, "features": features}

@@ -11,7 +11,7 @@ per number, and the generator can be read: its parameters are its eigenvalues.
 Chapters: 2 "Exact lifts", 9 "The architecture". Source: HKD (arXiv 2510.12220), eqs 3 and 4, appendix D.4.
 """
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Shaped
 from torch import Tensor, nn
 
 
@@ -48,43 +48,60 @@ class KoopmanGenerator(nn.Module):
         self,
         z: Float[Tensor, "batch d h w"],
         dt: float | Float[Tensor, "#batch"],
-        mask: Float[Tensor, "..."] | None = None,
+        mask: Shaped[Tensor, "..."] | None = None,
+        out: Float[Tensor, "batch d h w"] | None = None,
     ) -> Float[Tensor, "batch d h w"]:
         """Move states by dt: e^{A dt} z, exact for any dt, negative too.
 
-        `dt` is one number, or one per sample. `mask` (d/2, h, w), if given, multiplies the evolved pairs.
-        Raises ValueError if z does not have this generator's channels and locations. Source: HKD eq 4.
+        `dt` is one number, or one per sample. `mask` (d/2, h, w), if given, multiplies the evolved pairs. `out`, without
+        gradients, takes the result: fetching new memory costs more than the product. Computed in A's precision, float32 at
+        least; returned in z's. Raises ValueError if z does not have this generator's channels and locations, or
+        `out` is z itself. Source: HKD eq 4.
         """
-        self._check(z)
-        alpha, beta = self.A.float().chunk(2)
-        if isinstance(dt, Tensor):
-            dt = dt.float().view(-1, 1, 1, 1)
-        growth, angle = (alpha * dt).exp(), beta * dt
-        c, s = growth * angle.cos(), growth * angle.sin()  # e^{alpha dt} (cos, sin)(beta dt)
-        if mask is not None:
-            c, s = c * mask, s * mask
+        self._check(z, out)
+        c, s = self._turn(dt, mask)
         p, q = z.chunk(2, dim=1)
-        return torch.cat([torch.addcmul(c * p, s, q), torch.addcmul(c * q, s, p, value=-1)], dim=1).to(z.dtype)
+        if torch.is_grad_enabled() or z.dtype != c.dtype:
+            moved = torch.cat([torch.addcmul(c * p, s, q), torch.addcmul(c * q, s, p, value=-1)], dim=1).to(z.dtype)
+            return moved if out is None else out.copy_(moved)
+        out = torch.empty_like(z) if out is None else out
+        p_out, q_out = out.chunk(2, dim=1)  # the same four products, straight to where they belong
+        torch.mul(p, c, out=p_out).addcmul_(q, s)
+        torch.mul(q, c, out=q_out).addcmul_(p, s, value=-1)
+        return out
+
+    def _turn(self, dt: float | Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """e^{alpha dt} cos(beta dt) and e^{alpha dt} sin(beta dt), times the mask: (d/2, h, w), or with the batch before."""
+        alpha, beta = self._rates()
+        dt = dt.to(alpha).view(-1, 1, 1, 1) if isinstance(dt, Tensor) else dt
+        growth, angle = (alpha * dt).exp(), beta * dt
+        c, s = growth * angle.cos(), growth * angle.sin()
+        return (c, s) if mask is None else (c * mask, s * mask)
+
+    def _rates(self) -> tuple[Tensor, Tensor]:
+        return self.A.to(torch.promote_types(self.A.dtype, torch.float32)).chunk(2)
 
     def eigenvalues(self) -> Complex[Tensor, "pairs h w"]:
-        """alpha + i beta of every block; its conjugate is the block's other eigenvalue. Detached, complex64."""
-        return torch.complex(*self.A.detach().float().chunk(2))
+        """alpha + i beta of every block; its conjugate is the block's other eigenvalue. Detached, complex64 for a float32 A."""
+        return torch.complex(*self._rates()).detach()
 
     def dense(self) -> Float[Tensor, "h w d d"]:
         """A as a full matrix at every location: [[diag alpha, diag beta], [-diag beta, diag alpha]]."""
         alpha, beta = (torch.diag_embed(part.permute(1, 2, 0)) for part in self.A.chunk(2))
         return torch.cat([torch.cat([alpha, beta], -1), torch.cat([-beta, alpha], -1)], -2)
 
-    def _check(self, z: Tensor) -> None:
+    def _check(self, z: Tensor, out: Tensor | None) -> None:
         d, h, w = self.A.shape
         if z.shape[1] != d or (h, w) != (1, 1) and z.shape[2:] != (h, w):
             raise ValueError(f"states of shape {tuple(z.shape)}: this generator moves (batch, {d}, {h}, {w})")
+        if out is not None and out.data_ptr() == z.data_ptr():
+            raise ValueError("out is z itself: both halves of z are still needed when the first is written")
 
 
-def apply_mask(z: Float[Tensor, "batch d h w"], mask: Float[Tensor, "#pairs #h #w"]) -> Float[Tensor, "batch d h w"]:
+def apply_mask(z: Float[Tensor, "batch d h w"], mask: Shaped[Tensor, "#pairs #h #w"]) -> Float[Tensor, "batch d h w"]:
     """Weigh the pairs of a state: both members of pair k at (i, j) times mask[k, i, j].
 
-    0 removes a mode, 1 keeps it. A mask commutes with the evolution, since both are diagonal in the pairs.
+    0 or False removes a mode, 1 keeps it. A mask commutes with the evolution, since both are diagonal in the pairs.
     Raises ValueError for a mask that does not broadcast to (d/2, h, w).
     """
     pairs = (z.shape[1] // 2, *z.shape[2:])

@@ -50,7 +50,14 @@ class TrainConfig:
     seed: int = 0
     times: int = 5
     consistency: bool = True
-    perceptual: str = "cifar"  # cifar (bundled), alex, vgg, squeeze (LPIPS), none
+    perceptual: str = "cifar"  # cifar (bundled), a classifier's folder, alex, vgg, squeeze (LPIPS), none
+
+    def __post_init__(self):
+        for name in ("images", "batch", "checkpoint", "times"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: at least 1")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision = {self.precision!r}: fp32 or bf16")
 
     @property
     def steps(self) -> int:
@@ -94,9 +101,9 @@ class Objective(nn.Module):
         return self.loss(self.model, progress=progress, **batch)
 
 
-def generator(seed: int, step: int) -> torch.Generator:
-    """The random numbers of one step: a function of (seed, step) and nothing else."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
+def generator(seed: int, *where: int) -> torch.Generator:
+    """The random numbers of one place in a run (a step, a shard): a function of (seed, *where) and nothing else."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, *where]).generate_state(1, np.uint64)[0] >> 1))
 
 
 def fit(
@@ -194,16 +201,23 @@ class Run:
         if self.out is None or not path.exists():
             return 0
         tensors, meta = read_tensors(path)
+        if not {"step", "config"} <= set(meta):
+            raise ValueError(f"{path}: not a checkpoint of this program; use a new folder")
         saved, mine = json.loads(meta["config"]), dataclasses.asdict(self.config)
         if saved != mine:
             other = ", ".join(f"{k}: {saved.get(k)} there, {mine[k]} here" for k in mine if saved.get(k) != mine[k])
             raise ValueError(f"{path} is of another configuration ({other}); resume with that one, or use a new folder")
         part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}  # noqa: E731
-        self.model.load_state_dict(part("model."))
+        try:
+            self.model.load_state_dict(part("model."))
+        except RuntimeError as error:
+            raise ValueError(f"{path} is of another model ({str(error)[:300]}); use a new folder") from error
         self.ema.load_state_dict(part("ema."))
-        state = self.adam.state_dict()
+        state, weights = self.adam.state_dict(), self.adam.param_groups[0]["params"]
         for key, value in part("adam.").items():
             i, name = key.split(".")
+            if value.shape == weights[int(i)].shape:  # fused Adam runs through memory: moments must lie there as the weights do
+                value = torch.empty_like(weights[int(i)], device="cpu").copy_(value)
             state["state"].setdefault(int(i), {})[name] = value
         self.adam.load_state_dict(state)
         torch.set_rng_state(tensors["rng"])

@@ -6,6 +6,7 @@ trunk trained on ImageNet, which is a download; offline the bundled CIFAR-10 cla
 sees is called a *feature distance*, since it is not LPIPS. The loss is a mean over T and s - 1 other times of the path.
 Chapter: 10 "Training". Source: HKD eq 6 and appendix D.4; LPIPS, Zhang et al. 2018.
 """
+import pathlib
 from collections.abc import Callable
 
 import torch
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .networks import Classifier
-from .weights import resolve
+from .weights import CONFIG, resolve
 
 FEATURES = "features-cifar10"
 
@@ -36,10 +37,11 @@ class Distance(nn.Module):
 
     @classmethod
     def of(cls, name: str) -> "Distance":
-        """By name: "cifar" (bundled, offline), "alex", "vgg", "squeeze" (LPIPS, downloads its trunk once), "none"."""
+        """By name: "cifar" (bundled, offline), a classifier's folder, "alex", "vgg", "squeeze" (LPIPS, a download), "none"."""
         if name == "none":
             return cls(None)
-        return cls(FeatureDistance(Classifier.from_folder(resolve(FEATURES))) if name == "cifar" else lpips(name))
+        folder = resolve(FEATURES) if name == "cifar" else pathlib.Path(name)
+        return cls(FeatureDistance(Classifier.from_folder(folder)) if (folder / CONFIG).is_file() else lpips(name))
 
     def forward(
         self, a: Float[Tensor, "batch ..."], b: Float[Tensor, "batch ..."], progress: float = 1.0
@@ -80,7 +82,7 @@ def lpips(trunk: str) -> nn.Module:
     weights are not in torch's cache and cannot be downloaded.
     """
     if trunk not in ("alex", "vgg", "squeeze"):
-        raise ValueError(f"trunk {trunk!r}: one of alex, vgg, squeeze (LPIPS), cifar (bundled), none")
+        raise ValueError(f"trunk {trunk!r}: one of alex, vgg, squeeze (LPIPS), cifar (bundled), none, or a classifier's folder")
     mend_torchvision()
     import urllib.error
 

@@ -37,7 +37,7 @@ class PrecisionRecall(NamedTuple):
     recall: float
 
 
-def statistics(features: Iterable[Float[Tensor, "batch dim"]]) -> Statistics:
+def statistics(features: Iterable[Float[Tensor, "_ dim"]]) -> Statistics:
     """Mean and covariance of a stream of feature batches of any sizes, one batch in memory.
 
     Batches merge by the update of Chan, Golub and LeVeque (1979), which does not cancel as sums of squares
@@ -96,8 +96,9 @@ def save_statistics(
 def load_statistics(path: str | os.PathLike) -> Statistics:
     """Read what `save_statistics` wrote, as float64. FileNotFoundError or ValueError names a bad file."""
     tensors, header = read_tensors(path)
-    if set(tensors) != {"mean", "cov"} or not header.get("n", "").isdigit():
-        raise ValueError(f"{path}: holds {sorted(tensors)} and {sorted(header)}, wanted mean and cov, and n")
+    whole = set(tensors) == {"mean", "cov"} and all(t.isfinite().all() for t in tensors.values())
+    if not whole or not header.get("n", "").isdigit():
+        raise ValueError(f"{path}: holds {sorted(tensors)} and {sorted(header)}, wanted finite mean, cov; n")
     return Statistics(tensors["mean"].double(), tensors["cov"].double(), int(header["n"]))
 
 
@@ -124,7 +125,7 @@ def _share_inside(points: Tensor, manifold: Tensor, k: int, chunk: int) -> float
 
 
 def residual_by_time(
-    model: nn.Module,
+    model,
     path_x: Float[Tensor, "k batch ..."],
     times: Float[Tensor, " k"],
     labels: Int[Tensor, " batch"] | None = None,
@@ -132,10 +133,10 @@ def residual_by_time(
 ) -> Float[Tensor, "k levels"]:
     """|evolve(encode(x_s), s, t) - encode(x_t)| / |encode(x_t)| at every t of the path, mean over the batch.
 
-    path_x (K, batch, *shape) are teacher paths at model times `times`; s is times[source], by default the
-    greatest: noise. One column per operator (as `encode` lists states), one row per t; the row of s is 0.
-    Raises ValueError for unlike lengths, fewer than 2 times, or a state that is 0: the ratio means nothing
-    there.
+    `model` has `encode` and `evolve`; path_x (K, batch, *shape) are teacher paths at its times `times`; s is
+    times[source], by default the greatest: noise. One column per operator (as `encode` lists states), one row
+    per t; the row of s is 0. Raises ValueError for unlike lengths, fewer than 2 times, or a state that is 0,
+    where the ratio means nothing.
     """
     if len(path_x) != len(times) or len(times) < 2:
         raise ValueError(f"{len(path_x)} points of a path and {len(times)} times; wanted as many, at least 2")
@@ -147,7 +148,7 @@ def residual_by_time(
 
 
 def koopman_residual(
-    model: nn.Module,
+    model,
     path_x: Float[Tensor, "k batch ..."],
     times: Float[Tensor, " k"],
     labels: Int[Tensor, " batch"] | None = None,
@@ -216,8 +217,8 @@ def inception_features(device: str | torch.device = "cpu") -> Extractor:
     try:
         net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).eval().to(device)
     except OSError as error:
-        raise OSError(f"no Inception weights ({error}): go online once, {torch.hub.get_dir()} then keeps them; "
-                      "classifier_features needs none") from error
+        raise OSError(f"no Inception weights ({error}): go online once, {torch.hub.get_dir()} keeps them; or "
+                      "use classifier_features") from error
 
     @torch.no_grad()
     def extract(images: Num[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch dim"]:

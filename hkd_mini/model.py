@@ -103,7 +103,8 @@ class HKD(nn.Module, Saved):
     ) -> list[Float[Tensor, "batch d h w"]]:
         """Lift x_t (batch, *shape), at noise level clock.sigma(t), to states (batch, d_l, h_l, w_l). Source: HKD eq 2.
 
-        Raises ValueError for x of another shape.
+        Raises ValueError for x of another shape, or for level 0 (a sampled path's last point), which an encoder told the
+        level cannot be told: give `clock.eps` there.
         """
         shape = self.config.network.shape
         if tuple(x_t.shape[1:]) != shape:
@@ -111,6 +112,8 @@ class HKD(nn.Module, Saved):
         x_t = x_t.float()
         if self.config.encoder_time == "sigma":
             level = expand(self.clock.sigma(torch.as_tensor(t, dtype=torch.float32)), x_t)
+            if not (level > 0).all():
+                raise ValueError(f"t reaches noise level {float(level.min())}: need one above 0; the picture is at t = clock.eps")
             total = (level**2 + SIGMA_DATA**2).sqrt()
         else:  # the same scaling with the level read off x itself: a function of x alone
             total = (x_t.square().flatten(1).mean(1) + SIGMA_DATA**2).sqrt().reshape(-1, *[1] * (x_t.ndim - 1))

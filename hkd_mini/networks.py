@@ -118,15 +118,16 @@ class Embedding(nn.Module):
     def __init__(self, channels: int, labels: int = 0):
         super().__init__()
         self.register_buffer("freqs", 1e-4 ** torch.linspace(0, 1, channels // 2), persistent=False)
-        self.map_label = nn.Linear(labels, channels, bias=False) if labels else None
+        self.map_label = linear(labels, channels) if labels else None
         self.map_layer0 = linear(channels, 4 * channels)
         self.map_layer1 = linear(4 * channels, 4 * channels)
 
     def forward(self, c_noise: Float[Tensor, "batch"], labels: Tensor | None = None) -> Float[Tensor, "batch emb"]:
         angle = c_noise.float()[:, None] * self.freqs
         emb = torch.cat([angle.sin(), angle.cos()], dim=1)
-        if self.map_label is not None and labels is not None:
-            emb = emb + self.map_label(labels.float() * math.sqrt(labels.shape[1]))
+        if self.map_label is not None:  # without labels EDM gives zeros: the bias alone
+            labels = emb.new_zeros(1, self.map_label.in_features) if labels is None else labels.float()
+            emb = emb + self.map_label(labels * math.sqrt(labels.shape[1]))
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Complex, Float, Inexact
+from jaxtyping import Complex, Float, Inexact, Real
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 from scipy.special import ellipk, exprel
@@ -190,7 +190,7 @@ def koopman(system: System, observable: Callable, t: float) -> Callable:
     return lambda x: observable(system.flow(x, t))
 
 
-def trajectory(system: System, x: State, times: Float[np.ndarray, " k"]) -> Float[np.ndarray, "k *batch n"]:
+def trajectory(system: System, x: State, times: Real[np.ndarray, " k"]) -> Float[np.ndarray, "k *batch n"]:
     """The states Phi_t(x) at each of the given times, in any order: shape (k, ..., n)."""
     path, state, now = [], np.asarray(x, dtype=float), 0.0
     for t in times:  # from the last state on, so that a numerical flow integrates each stretch once

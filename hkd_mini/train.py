@@ -28,10 +28,10 @@ class Recipe(NamedTuple):
     distill: TrainConfig
 
 
-FEATURES = TrainConfig(images=450_000, batch=128, lr=2e-3, warmup=20_000, decay=0.8, ema_halflife=2_000, precision="bf16")
+FEATURES = TrainConfig(images=300_000, batch=128, lr=2e-3, warmup=20_000, decay=0.8, ema_halflife=2_000, precision="bf16")
 _PAPER = Recipe(  # EDM appendix F.2: 200 million images; HKD section 4.1, appendix D.4: 8 GPUs, constant rate, s = 5
     TrainConfig(images=200_000_000, batch=512, lr=1e-3, warmup=10_000_000, ema_halflife=500_000, precision="bf16", checkpoint=2_000),
-    TrainConfig(images=50_000_000, batch=256, lr=1e-3, warmup=0, ema_halflife=500_000, precision="bf16", checkpoint=2_000),
+    TrainConfig(images=50_000_000, batch=256, lr=1e-3, warmup=0, ema_halflife=500_000, precision="bf16", checkpoint=2_000, perceptual="vgg"),
 )
 RECIPES: dict[str, Recipe] = {
     "toy2d": Recipe(
@@ -39,12 +39,12 @@ RECIPES: dict[str, Recipe] = {
         TrainConfig(images=1_000_000, batch=512, lr=1e-3, decay=0.5, checkpoint=1_000, perceptual="none"),
     ),
     "cifar10-mini": Recipe(
-        TrainConfig(images=330_000, batch=64, lr=1e-3, decay=0.3, ema_halflife=20_000, precision="bf16", compile=True),
+        TrainConfig(images=230_000, batch=64, lr=1e-3, decay=0.3, ema_halflife=20_000, precision="bf16", compile=True),
         TrainConfig(images=40_000, batch=32, lr=5e-4, decay=0.4, ema_halflife=2_000, precision="bf16", compile=True, times=2),
     ),
     "cifar10": _PAPER,
     "cifar10-cond": _PAPER,
-    "ffhq64": Recipe(replace(_PAPER.teacher, batch=256, lr=2e-4), replace(_PAPER.distill, batch=64, perceptual="vgg")),
+    "ffhq64": Recipe(replace(_PAPER.teacher, batch=256, lr=2e-4), replace(_PAPER.distill, batch=64)),
 }
 
 
@@ -106,6 +106,6 @@ def train(model: nn.Module, trajectories, config: TrainConfig, distance: Distanc
         return trajectories.gather(index, at)
 
     def loss(model, x, sigma, end, progress, labels=None):
-        return hkd_loss(model, distance, x, sigma, end, progress, labels)
+        return hkd_loss(model, distance.to(x.device), x, sigma, end, progress, labels)
 
     yield from fit(model, batch, loss, config, **keep)

@@ -7,6 +7,7 @@ The noise is rounded to half precision *before* the teacher integrates it: what 
 Reading maps the files into memory: however many paths there are, a batch costs a batch.
 Chapter: 10 "Training". Source: HKD algorithm 1, line 1 (solver, grid and number are not stated there; ours are EDM's).
 """
+import hashlib
 import json
 import math
 import os
@@ -16,13 +17,15 @@ from collections.abc import Callable, Iterator
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
+from .loop import generator
 from .schedule import karras_sigmas
 from .teacher import Denoise, heun
-from .weights import write_tensors
+from .weights import check, write_tensors
 
 SHARD = 512  # paths a file
+NAME = "shard-{:05d}.safetensors"
 
 
 def kept_levels(n: int, times: int) -> list[int]:
@@ -37,8 +40,15 @@ def kept_levels(n: int, times: int) -> list[int]:
 
 def noise_for(seed: int, shard: int, count: int, shape: tuple[int, ...]) -> Float[Tensor, "count ..."]:
     """Unit noise of one shard, already rounded to half precision: a function of (seed, shard)."""
-    rng = torch.Generator().manual_seed(seed * 1_000_003 + shard)
-    return torch.randn(count, *shape, generator=rng).half().float()
+    return torch.randn(count, *shape, generator=generator(seed, shard, 0)).half().float()
+
+
+def fingerprint(denoiser: Denoise) -> str:
+    """The SHA-256 of a network's weights, so that shards of two teachers never mix; "" for a plain function."""
+    digest = hashlib.sha256()
+    for value in denoiser.state_dict().values() if isinstance(denoiser, nn.Module) else ():
+        digest.update(value.detach().cpu().float().contiguous().numpy())
+    return digest.hexdigest() if isinstance(denoiser, nn.Module) else ""
 
 
 def make(
@@ -46,71 +56,93 @@ def make(
     batch: int = 128, labels: int = 0, resume: bool = False, device: str = "cpu", autocast: bool = False, share: tuple[int, int] = (0, 1),
     sampler: Callable = heun,
 ) -> Iterator[int]:
-    """Integrate n paths and write them below `out`, yielding after every batch the number of paths done.
+    """Integrate n paths and write them below `out`: an iterator of the number of paths done, after every batch.
 
     shape of one x; `times` points kept of the steps + 1; `labels` > 0 draws a class for each path; `share` = (rank, world) makes
-    only every world-th shard. With `resume`, whole shards are left alone. Raises FileExistsError for shards there without
-    `resume`, ValueError when they are of another run.
+    only every world-th shard. With `resume`, whole shards are left alone. What is there already is looked at when this is called,
+    before the iterator moves: processes that share the work can wait for one another in between. Raises FileExistsError
+    for shards there without `resume`, ValueError when they are of another run, or for n or batch below 1.
     """
+    if n < 1 or batch < 1:
+        raise ValueError(f"n = {n} paths, {batch} at once: at least 1 of each")
     out, sigmas = pathlib.Path(out), karras_sigmas(steps)
     keep = kept_levels(steps, times)
-    header = {"sigmas": sigmas[keep].tolist(), "seed": seed, "shape": list(shape), "steps": steps}
-    _check_existing(out, header, resume)
-    done = 0
-    for shard in range(share[0], math.ceil(n / SHARD), share[1]):
-        count, path = min(SHARD, n - shard * SHARD), out / f"shard-{shard:05d}.safetensors"
-        if path.exists():
-            done += count
-            yield done
-            continue
-        noise, rng = noise_for(seed, shard, count, shape), torch.Generator().manual_seed(seed * 1_000_003 + shard + 1)
-        classes = torch.randint(0, labels, (count,), generator=rng) if labels else None
-        parts = []
-        for i in range(0, count, batch):
-            x_T = (noise[i : i + batch] * sigmas[0]).half().float().to(device)
-            some = None if classes is None else classes[i : i + batch].to(device)
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
-                parts.append(sampler(denoiser, x_T, sigmas, some).x[keep].half().cpu().transpose(0, 1))
-            done += len(x_T)
-            yield done
-        tensors = {"x": torch.cat(parts)} | ({} if classes is None else {"labels": classes})
-        write_tensors(path, tensors, {"trajectories": json.dumps({**header, "shard": shard})})
+    header = {"sigmas": sigmas[keep].tolist(), "seed": seed, "shape": list(shape), "steps": steps, "labels": labels,
+              "precision": "bf16" if autocast else "fp32", "teacher": fingerprint(denoiser)}  # fmt: skip
+    whole = _existing(out, header, n, resume)
+
+    def integrate(noise: Tensor, classes: Tensor | None) -> Tensor:
+        x_T = (noise * sigmas[0]).half().float().to(device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
+            path = sampler(denoiser, x_T, sigmas, None if classes is None else classes.to(device))
+        return path.x[keep].half().cpu().transpose(0, 1)
+
+    def shards() -> Iterator[int]:
+        done = 0
+        for shard in range(share[0], math.ceil(n / SHARD), share[1]):
+            count = min(SHARD, n - shard * SHARD)
+            if shard in whole:
+                done += count
+                yield done
+                continue
+            noise, rng = noise_for(seed, shard, count, shape), generator(seed, shard, 1)
+            classes, parts = torch.randint(0, labels, (count,), generator=rng) if labels else None, []
+            for i in range(0, count, batch):
+                parts.append(integrate(noise[i : i + batch], None if classes is None else classes[i : i + batch]))
+                done += len(parts[-1])
+                yield done
+            tensors = {"x": torch.cat(parts)} | ({} if classes is None else {"labels": classes})
+            write_tensors(out / NAME.format(shard), tensors, {"trajectories": json.dumps({**header, "shard": shard})})
+
+    return shards()
 
 
-def _check_existing(out: pathlib.Path, header: dict, resume: bool) -> None:
-    shards = sorted(out.glob("shard-*.safetensors"))
-    if shards and not resume:
-        raise FileExistsError(f"{out} already holds {len(shards)} shards: --resume to continue, or another folder")
-    for path in shards:
-        there = _header(path)[0]
-        if {k: there.get(k) for k in header} != header:
-            raise ValueError(f"{path} is of another run (levels, seed, shape or steps differ); use another folder")
+def _existing(out: pathlib.Path, header: dict, n: int, resume: bool) -> set[int]:
+    """The shards in `out` that are whole and of this run; one cut short by a smaller n is made again."""
+    paths, whole = sorted(out.glob("shard-*.safetensors")), set()
+    if paths and not resume:
+        raise FileExistsError(f"{out} already holds {len(paths)} shards: --resume to continue, or another folder")
+    for path in paths:
+        there, count = _header(path, verify=True)
+        if other := [k for k in header if there.get(k) != header[k]]:
+            raise ValueError(f"{path} is of another run ({', '.join(other)} differ); use another folder")
+        wish = min(SHARD, n - there["shard"] * SHARD)
+        if count > wish:
+            raise ValueError(f"{path} holds {count} paths of a run of more than n = {n}; use another folder, or that n")
+        whole |= {there["shard"]} if count == wish else set()
+    return whole
 
 
-def _header(path: pathlib.Path) -> tuple[dict, int]:
-    """A shard's description and its number of paths. Raises ValueError that names a damaged or foreign file."""
+def _header(path: pathlib.Path, verify: bool) -> tuple[dict, int]:
+    """A shard's description and its number of paths. Raises ValueError that names a damaged, foreign or renamed file."""
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {})["trajectories"]), file.get_slice("x").get_shape()[0]
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            header, count = json.loads((file.metadata() or {})["trajectories"]), file.get_slice("x").get_shape()[0]
+        if verify:
+            check(path)
+        if path.name != NAME.format(header["shard"]) or not {"sigmas", "shape", "steps"} <= set(header):
+            raise KeyError(f"its header says {NAME.format(header['shard'])}")
+        return header, count
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a whole shard of trajectories ({error}); delete it and make it again with --resume") from error
 
 
 class Trajectories:
     """Stored paths: `len`, `sigmas` (K,) float64 falling, and rows on demand. Memory stays flat however many there are.
 
-    Raises FileNotFoundError for a folder without shards, ValueError for a damaged shard or shards that do not belong together.
+    With `verify` every shard is read once, in pieces, and must have the SHA-256 of its header. Raises FileNotFoundError for a
+    folder without shards, ValueError for a damaged shard or shards that do not belong together.
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike, verify: bool = True):
         paths = sorted(pathlib.Path(folder).glob("shard-*.safetensors"))
         if not paths:
             raise FileNotFoundError(f"{folder}: no shard-*.safetensors there; make them with `hkd-mini trajectories`")
-        headers = [_header(path) for path in paths]
+        headers = [_header(path, verify) for path in paths]
         first = headers[0][0]
         for path, (header, _) in zip(paths, headers, strict=True):
-            if header["sigmas"] != first["sigmas"] or header["shape"] != first["shape"]:
-                raise ValueError(f"{path}: other levels or shape than {paths[0]}; one folder holds one run")
+            if other := [k for k in first if k != "shard" and header.get(k) != first[k]]:
+                raise ValueError(f"{path}: {', '.join(other)} differ from {paths[0]}'s; one folder holds one run")
         self.sigmas, self.shape, self.steps = torch.tensor(first["sigmas"], dtype=torch.float64), tuple(first["shape"]), first["steps"]
         self.starts = torch.tensor([0] + [count for _, count in headers]).cumsum(0)
         self._files = [safe_open(path, framework="pt") for path in paths]

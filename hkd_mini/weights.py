@@ -2,11 +2,14 @@
 
 A pickle executes code when it is read, so none is ever read here: tensors come from safetensors, the configuration from
 JSON, and a file that is anything else is refused by name. Writing is atomic (a temporary file, then a rename), so a
-killed process leaves the old file or the new one. Models that inherit `Saved` also speak to the Hugging Face hub:
-`from_pretrained`, `save_pretrained`, `push_to_hub`. A bundled name such as "hkd-cifar10" stands for a folder in data/.
+killed process leaves the old file or the new one. safetensors notices a cut file, not a flipped bit, so what we write carries
+its own SHA-256 in the header, and what we bundle is listed in data/MANIFEST.json; reading checks both. Models that inherit
+`Saved` also speak to the Hugging Face hub: `from_pretrained`, `save_pretrained`, `push_to_hub`. A bundled name such as
+"hkd-cifar10" stands for a folder in data/.
 Source: safetensors and huggingface_hub documentation; design rule "weights are safetensors plus config.json, ever".
 """
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -19,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import nn
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, MANIFEST = "model.safetensors", "config.json", "MANIFEST.json"
+SEAL, UNSEALED = "sha256", b"0" * 64  # the header's key; what stands in its place while the file is hashed
 
 
 def write_atomic(path: str | os.PathLike, content: bytes) -> None:
@@ -27,11 +31,15 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with open(part, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:  # a full disk, say: leave no half behind
+        part.unlink(missing_ok=True)
+        raise
 
 
 def data_folder() -> pathlib.Path:
@@ -41,12 +49,28 @@ def data_folder() -> pathlib.Path:
 
 
 def resolve(name: str | os.PathLike) -> pathlib.Path:
-    """The folder behind a bundled name or a path. Raises FileNotFoundError that lists the bundled names."""
-    for folder in (pathlib.Path(name), data_folder() / str(name)):
-        if (folder / CONFIG).is_file():
-            return folder
+    """The folder behind a path or a bundled name. Raises FileNotFoundError that lists the bundled names, ValueError for altered ones."""
+    if (pathlib.Path(name) / CONFIG).is_file():
+        return pathlib.Path(name)
+    if (data_folder() / str(name) / CONFIG).is_file():
+        return verify(data_folder() / str(name))
     bundled = sorted(p.parent.name for p in data_folder().glob(f"*/{CONFIG}"))
     raise FileNotFoundError(f"{name}: no folder with {CONFIG} there, and bundled are only: {', '.join(bundled) or 'none'}")
+
+
+def verify(folder: str | os.PathLike) -> pathlib.Path:
+    """`folder` inside the bundled data, once its files have the SHA-256 of data/MANIFEST.json, {"folder/file": digest, ...}.
+
+    Raises ValueError that names a file which differs or is missing. Files that are not listed pass, as does all without a manifest.
+    """
+    root, folder = data_folder(), pathlib.Path(folder)
+    listed = json.loads((root / MANIFEST).read_text(encoding="utf-8")) if (root / MANIFEST).is_file() else {}
+    for name, digest in listed.items():
+        path = root / name
+        if folder == path or folder in path.parents:
+            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+                raise ValueError(f"{path}: missing or altered, its SHA-256 is not the one in {MANIFEST}; install hkd-mini again")
+    return folder
 
 
 def read_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -58,23 +82,61 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
         raise FileNotFoundError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
+            check(path)
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error}); fetch or make it again. Pickles are refused") from error
 
 
+def check(path: str | os.PathLike) -> None:
+    """Raise ValueError if a whole safetensors file is not what was written: the SHA-256 in its header must be its own.
+
+    Reads the file once, in pieces. A file without a digest, another program's, passes.
+    """
+    with open(path, "rb") as file:
+        length = file.read(8)
+        header = file.read(int.from_bytes(length, "little"))
+        seal = json.loads(header).get("__metadata__", {}).get(SEAL)
+        if seal is None:
+            return
+        digest = hashlib.sha256(length + header.replace(seal.encode(), UNSEALED, 1))
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    if digest.hexdigest() != seal:
+        raise ValueError(f"{path}: altered since it was written (its SHA-256 is not the one in its header); fetch or make it again")
+
+
+def sealed(content: bytes) -> bytes:
+    """A safetensors file with its own SHA-256 in the header, taken with zeros in that place; remarks in a fixed order.
+
+    So equal tensors and remarks are equal bytes; safetensors alone writes remarks in an order that changes from run to run.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted({**header.get("__metadata__", {}), SEAL: UNSEALED.decode()}.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    length, tensors = len(text).to_bytes(8, "little"), memoryview(content)[8 + size :]
+    digest = hashlib.sha256(length + text)
+    digest.update(tensors)
+    return b"".join([length, text.replace(UNSEALED, digest.hexdigest().encode(), 1), tensors])
+
+
 def write_tensors(path: str | os.PathLike, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors as one safetensors file, atomically."""
-    write_atomic(path, serialize({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata))
+    """Write tensors as one safetensors file, atomically, with its SHA-256 in the header."""
+    write_atomic(path, sealed(serialize({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)))
 
 
 def read_config(folder: str | os.PathLike) -> dict:
-    """config.json of a folder. Raises ValueError when it is not JSON."""
+    """config.json of a folder, {"model": kind, "config": {...}}. Raises ValueError when it is anything else."""
     path = pathlib.Path(folder) / CONFIG
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not text
         raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict):
+        raise ValueError(f'{path}: wanted {{"model": kind, "config": {{...}}}}')
+    return saved
 
 
 def build(kind, values: dict):
@@ -94,7 +156,7 @@ def _build_field(hint, value):
     for option in filter(dataclasses.is_dataclass, options):
         if isinstance(value, dict) and set(value) <= {f.name for f in dataclasses.fields(option)}:
             return build(option, value)
-    return value
+    return tuple(value) if isinstance(value, list) else value  # JSON has lists only
 
 
 class Saved(ModelHubMixin):
@@ -109,11 +171,15 @@ class Saved(ModelHubMixin):
         write_atomic(save_directory / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **hub):
-        folder = pathlib.Path(model_id)
+    def from_pretrained(cls, name: str | os.PathLike, *, map_location: str = "cpu", **hub):
+        """From a folder, or from a repository of the Hugging Face hub; `hub`: revision, cache_dir, token, ... of hf_hub_download.
+
+        Not the mixin's own way, which would fill in the configuration by guessing. Raises as `from_folder`.
+        """
+        folder = pathlib.Path(name)
         if not folder.is_dir():
-            keep = {k: hub[k] for k in ("revision", "cache_dir", "force_download", "local_files_only", "token") if k in hub}
-            folder = pathlib.Path([hf_hub_download(model_id, name, **keep) for name in (WEIGHTS, CONFIG)][0]).parent
+            paths = [hf_hub_download(str(name), file, **hub) for file in (WEIGHTS, CONFIG)]
+            folder = pathlib.Path(paths[0]).parent
         return cls.from_folder(folder).to(map_location)
 
     @classmethod
@@ -126,7 +192,10 @@ class Saved(ModelHubMixin):
         if saved.get("model") != cls.__name__:
             raise ValueError(f"{folder}: holds a {saved.get('model')}, wanted a {cls.__name__}")
         kind = next((k for k in cls.config_types if set(saved["config"]) <= {f.name for f in dataclasses.fields(k)}), cls.config_types[0])
-        model = cls(build(kind, saved["config"]))
+        try:
+            model = cls(build(kind, saved["config"]))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{pathlib.Path(folder) / CONFIG}: {error}") from error
         tensors, path = read_tensors(pathlib.Path(folder) / WEIGHTS)[0], pathlib.Path(folder) / WEIGHTS
         try:
             model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})

@@ -158,12 +158,9 @@ def test_missing_file_is_named(folder):
         data.load_cifar10("train", folder)
 
 
-def test_real_pictures_are_whole_and_balanced(monkeypatch):
+def test_real_pictures_are_whole_and_balanced(cifar, monkeypatch):
     monkeypatch.undo()
-    try:
-        train, test = data.load_cifar10("train"), data.load_cifar10("test")
-    except FileNotFoundError:
-        pytest.skip("no CIFAR-10 on this machine: run `hkd-mini data cifar10`, or set HKD_MINI_DATA")
+    train, test = data.load_cifar10("train", cifar), data.load_cifar10("test", cifar)
     assert train.x.shape == (50_000, 3, 32, 32) and test.x.shape == (10_000, 3, 32, 32)
     assert (train.labels.bincount() == 5000).all() and (test.labels.bincount() == 1000).all()
     # the channel means that every CIFAR-10 recipe normalises with: red, green and blue are where they belong

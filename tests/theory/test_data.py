@@ -1,4 +1,5 @@
 """The order of training is a function of (seed, step); point sets have the moments they claim."""
+import inspect
 import math
 
 import pytest
@@ -68,7 +69,7 @@ def test_bytes_survive_the_way_to_unit_and_back():
     assert torch.equal(data.to_uint8(unit), x)
     assert data.to_uint8(torch.tensor([-7.0, 7.0, 0.0])).tolist() == [0, 255, 128]
     with pytest.raises(ValueError, match="uint8"):
-        data.to_unit(unit)
+        inspect.unwrap(data.to_unit)(unit)  # without the tests' dtype checks
 
 
 N = 200_000

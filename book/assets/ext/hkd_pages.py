@@ -16,15 +16,15 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from sphinx.util import logging
+from sphinx.util import inspect, logging
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ROOT / "book/assets/npm/package.json"
 STATIC = ROOT / "_build/static"  # outside book/: Jupyter Book loads every script of a book/_static on every page
-WANTED = {  # what of each package is copied, as name: (a pattern, the folder that it is relative to)
-    "mathjax": (r"es5/(tex-mml-chtml\.js|output/chtml/fonts/.*\.woff)", "es5"),
-    "requirejs": (r"require\.js", "."),
-    "@jupyter-widgets/html-manager": (r"dist/(embed-amd\.js|.*\.woff2)", "dist"),
+WANTED = {  # which files of each package are copied
+    "mathjax": r"es5/(tex-mml-chtml\.js|output/chtml/fonts/.*\.woff)",
+    "requirejs": r"require\.js",
+    "@jupyter-widgets/html-manager": r"dist/(embed-amd\.js|.*\.woff2)",
 }
 logger = logging.getLogger(__name__)
 
@@ -41,12 +41,11 @@ def fetch(name: str, version: str, integrity: str, folder: Path) -> None:
     if f"sha512-{digest}" != integrity:
         archive.unlink()
         raise ValueError(f"{name} {version} has the digest sha512-{digest}, wanted {integrity}")
-    pattern, base = WANTED[name]
     with tarfile.open(archive) as tar:
         for member in tar.getmembers():
             path = member.name.removeprefix("package/")
-            if re.fullmatch(pattern, path):
-                target = folder / Path(path).relative_to(base)
+            if re.fullmatch(WANTED[name], path):
+                target = folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(tar.extractfile(member).read())
 
@@ -62,9 +61,10 @@ def vendor() -> str | None:
     shutil.rmtree(STATIC, ignore_errors=True)
     try:
         for name, version in packages["dependencies"].items():
-            fetch(name, version, packages["integrity"][name], STATIC / "npm" / name.split("/")[-1])
+            fetch(name, version, packages["integrity"][name], STATIC / "npm" / name)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         return f"npm did not deliver ({error})"
+    shutil.copy(PACKAGES.parent / "require-config.js", STATIC / "npm")
     done.write_text(json.dumps(packages["integrity"]))
     return None
 
@@ -74,10 +74,12 @@ def make_offline(app, config) -> None:
     reason = vendor()
     if reason is None:
         config.html_static_path.append(str(STATIC))
-        config.mathjax_path = "npm/mathjax/tex-mml-chtml.js"
+        config.mathjax_path = "npm/mathjax/es5/tex-mml-chtml.js"
         config.nb_ipywidgets_js = {
+            "npm/require-config.js": {},
             "npm/requirejs/require.js": {},
-            "npm/html-manager/embed-amd.js": {"data-jupyter-widgets-cdn": ""},
+            # The attribute is where other widgets would come from; relative to the page, and notebooks lie at the top.
+            "npm/@jupyter-widgets/html-manager/dist/embed-amd.js": {"data-jupyter-widgets-cdn": "_static/npm/"},
         }
         message = "Formulas and widgets are part of the pages: they work without a network."
     else:
@@ -109,6 +111,15 @@ def read_docstring(app, what, name, obj, options, lines: list[str]) -> None:
     lines[:] = out
 
 
+def read_signature(app, what, name, obj, options, signature, returns):
+    """Show the signature that the hub mixin hides behind (*args, **kwargs), and names without their modules."""
+    if what == "class" and signature == "(*args, **kwargs)":
+        own = inspect.signature(obj.__init__, bound_method=True)
+        signature = inspect.stringify_signature(own, unqualified_typehints=True)
+    short = [re.sub(r"~(?:\w+\.)*(\w+)", r"\1", text) if text else text for text in (signature, returns)]
+    return tuple(short)
+
+
 def skip_fields(app, what, name, obj, skip, options):
     """The fields of a NamedTuple are in its signature, and "Alias for field number 0" tells nobody anything."""
     return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
@@ -129,5 +140,6 @@ def setup(app):
     app.connect("config-inited", make_offline, priority=900)
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("autodoc-process-docstring", read_docstring)
+    app.connect("autodoc-process-signature", read_signature)
     app.connect("autodoc-skip-member", skip_fields)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,185 @@
+"""Two processes train what one trains: the same global batch, half each, and the same weights to rounding.
+
+Run as a program under torchrun, this file is one of the two: `torchrun --nproc_per_node 2 test_two_processes.py FOLDER`.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hkd_mini import cli, loop, weights
+from hkd_mini import trajectories as stored
+from hkd_mini.data import Images
+from hkd_mini.model import HKD, HKDConfig
+from hkd_mini.networks import MLPConfig, UNetConfig
+from hkd_mini.teacher import Denoiser
+from hkd_mini.train import train, train_teacher
+from hkd_mini.trajectories import Trajectories, make
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TOY = MLPConfig(channels=8, width=16, depth=1, state=6)
+NETWORK = UNetConfig(channels=16, mult=(1, 2), blocks=1, attention=(8,), patch=2)
+CONFIG = loop.TrainConfig(
+    images=120, batch=10, lr=3e-3, warmup=20, decay=0.3, ema_halflife=20, clip=0.03, checkpoint=5, times=3, perceptual="none"
+)
+SHARD = 8
+
+
+def distil(paths, config=CONFIG, **keep):
+    """A toy HKD, its generator in the plane of an `edm` clock."""
+    torch.manual_seed(0)
+    model = HKD(HKDConfig(TOY, clock="edm"))
+    return model, train(model, Trajectories(paths), config, **keep)
+
+
+def teach():
+    """A small U-Net with attention, on pictures of noise."""
+    pictures = torch.randint(256, (23, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    torch.manual_seed(0)
+    denoiser, images = Denoiser(NETWORK), Images(pictures, torch.zeros(23, dtype=torch.long), ("noise",))
+    return denoiser, train_teacher(denoiser, images, replace(CONFIG, images=40))
+
+
+def ablate():
+    """A U-Net HKD whose skips are dropped: every weight that is trained must still get a gradient in every process."""
+    x = torch.randn(8, 3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    torch.manual_seed(0)
+    model = HKD(HKDConfig(NETWORK, hierarchy="bottleneck-only"))
+
+    def loss(model, x, progress):
+        states = model.encode(x[:, 0], model.clock.T)
+        return {"loss": (model.decode(model.evolve(states, model.clock.T, model.clock.eps)) - x[:, 1]).square().mean()}
+
+    return model, loop.fit(model, lambda step: {"x": x}, loss, replace(CONFIG, images=30))
+
+
+def poisoned(**keep):
+    """Step 6 holds one number that is none, in the half of the second process."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(2, 1)
+
+    def batch(step):
+        x = torch.randn(10, 2, generator=loop.generator(0, step))
+        x[1] *= torch.nan if step == 6 else 1
+        return {"x": x}
+
+    return model, loop.fit(model, batch, lambda model, x, progress: {"loss": model(x).square().mean()}, CONFIG, **keep)
+
+
+RUNS = {"teach": lambda folder: teach(), "ablate": lambda folder: ablate(), "distil": lambda folder: distil(folder / "paths")}
+
+
+def one_of_two(folder):
+    """All that two processes do together; what each saw and holds goes to files with its number."""
+    folder, rank, seen = pathlib.Path(folder), int(os.environ["RANK"]), {}
+    stored.SHARD = SHARD
+    torch.set_num_threads(1)
+    for name, run in RUNS.items():
+        model, steps = run(folder)
+        seen[name] = [[step.loss, step.grad_norm] for step in steps]
+        weights.write_tensors(folder / f"{name}{rank}.safetensors", model.state_dict())
+    steps = distil(folder / "paths", out=str(folder / "stopped"))[1]
+    for step in steps:
+        seen["stopped"] = [step.step, step.stopped]
+        if step.step == 3 and rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # one process alone is asked
+    model, steps = distil(folder / "paths", out=str(folder / "stopped"), resume=True)
+    seen["resumed"] = [step.step for step in steps]
+    weights.write_tensors(folder / f"resumed{rank}.safetensors", model.state_dict())
+    try:
+        list(poisoned(out=str(folder / "poisoned"))[1])
+    except FloatingPointError as error:
+        seen["poisoned"] = str(error)
+    cli.main(["trajectories", "--teacher", str(folder / "teacher"), "--n", "29", "--out", str(folder / "shared"), "--batch", "3",
+              "--times", "5", "--steps", "6", "--precision", "fp32"])  # fmt: skip
+    cli.main(["distill", "--preset", "toy2d", "--teacher", str(folder / "big"), "--trajectories", str(folder / "paths"), "--out",
+              str(folder / "by-command"), "--images", "40", "--batch", "10"])  # fmt: skip
+    (folder / f"seen{rank}.json").write_text(json.dumps(seen))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the two left behind."""
+    folder = tmp_path_factory.mktemp("two")
+    torch.manual_seed(0)
+    Denoiser(TOY).save_pretrained(folder / "teacher")
+    Denoiser(MLPConfig()).save_pretrained(folder / "big")
+    list(make(Denoiser(TOY).eval(), (2,), 40, folder / "paths", times=5, steps=6))
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-4000:]
+    (folder / "stdout").write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture
+def seen(folder):
+    return [json.loads((folder / f"seen{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_train_what_one_trains(folder, seen, name):
+    model, steps = RUNS[name](folder)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    alone = [[step.loss, step.grad_norm] for step in steps]
+    assert len(alone) >= 3 and max(norm for _, norm in alone) > CONFIG.clip, "the clip is at work"
+    torch.testing.assert_close(torch.tensor(seen[0][name]), torch.tensor(alone), rtol=1e-4, atol=1e-5)
+    assert seen[0][name] == seen[1][name], "both report the mean over all"
+    ours, theirs = (weights.read_tensors(folder / f"{name}{rank}.safetensors")[0] for rank in (0, 1))
+    for key, value in model.state_dict().items():
+        assert torch.equal(ours[key], theirs[key]), key
+        torch.testing.assert_close(ours[key], value, rtol=0, atol=1e-5)
+    moved = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
+    assert len(moved) > len(before) / 2
+
+
+def test_a_signal_to_one_stops_both_and_both_resume(folder, seen):
+    assert [s["stopped"] for s in seen] == [[4, True]] * 2
+    assert [s["resumed"] for s in seen] == [list(range(5, 13))] * 2
+    whole = weights.read_tensors(folder / "distil0.safetensors")[0]
+    for rank in (0, 1):
+        resumed = weights.read_tensors(folder / f"resumed{rank}.safetensors")[0]
+        assert all(torch.equal(resumed[key], value) for key, value in whole.items())
+    assert [path.name for path in (folder / "stopped").iterdir()] == [loop.CHECKPOINT], "one writer, no half"
+
+
+def test_poison_in_one_half_stops_both(folder, seen):
+    assert seen[0]["poisoned"] == seen[1]["poisoned"] and seen[0]["poisoned"].startswith("step 6: loss nan")
+    tensors, about = weights.read_tensors(folder / "poisoned" / loop.CHECKPOINT)
+    assert about["step"] == "5" and all(value.isfinite().all() for value in tensors.values())
+
+
+def test_the_paths_are_shared_out(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "SHARD", SHARD)
+    teacher = Denoiser.from_folder(folder / "teacher")
+    list(make(teacher, (2,), 29, tmp_path, times=5, steps=6, batch=3))
+    shards = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(shards) == 4 and {path.name: path.read_bytes() for path in (folder / "shared").iterdir()} == shards
+
+
+def test_the_command_speaks_once(folder):
+    out = folder / "by-command"
+    assert (folder / "stdout").read_text().split() == [str(folder / "shared"), str(out)]
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert isinstance(HKD.from_folder(out), HKD)
+
+
+def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
+    from accelerate import Accelerator
+
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(ValueError, match="batch 7 does not divide among 2 processes"):
+        list(loop.fit(torch.nn.Linear(2, 1), dict, dict, replace(CONFIG, batch=7)))
+
+
+if __name__ == "__main__":
+    one_of_two(*sys.argv[1:])
