@@ -2,11 +2,12 @@
 
     python benchmarks/one_step.py [--quick]
 
-The same 64 noises become pictures twice on this machine, in this run: by the bundled teacher with Heun's method on 18 levels (2 * 18 - 1
-network evaluations) and by the bundled HKD (encode, evolve in closed form, decode). Both run in float32, as `hkd-mini sample` does,
-without compilation, after a warm-up that does not count; they take turns, so that a machine that slows down slows both, and medians
-are compared. Where the weights are not bundled, networks of the same shape with random weights take their place, and the output
-says so: speed does not ask what the weights are. The last line is the ratio of the two medians. `--quick` takes 2 noises and one turn.
+The same 64 noises become pictures twice on this machine, in this run: by the bundled teacher with Heun's method on 18
+levels (2 * 18 - 1 network evaluations) and by the bundled HKD (encode, evolve in closed form, decode). Both run in
+float32, as `hkd-mini sample` does, without compilation, after a warm-up that does not count; they take turns, so that a
+machine that slows down slows both, and medians are compared. Where the weights are not bundled, networks of the same
+shape with random weights take their place, and the output says so: speed does not ask what the weights are. The last
+line is the ratio of the two medians. `--quick` takes 2 noises and one turn.
 """
 
 import statistics
@@ -28,7 +29,7 @@ def model(name, kind, config, device):
     try:
         return load(name).to(device), f"bundled {name}"
     except FileNotFoundError:
-        return kind(config).eval().to(device), f"{kind.__name__} of preset {PRESET}, random weights ({name} is not bundled)"
+        return kind(config).eval().to(device), f"{PRESET}'s {kind.__name__}, random weights: {name} is not bundled"
 
 
 def seconds(call, device):
@@ -48,8 +49,8 @@ def main(arguments=None):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     teacher, which = model("teacher-cifar10", Denoiser, PRESETS[PRESET].network, device)
     student, other = model("hkd-cifar10", HKD, PRESETS[PRESET], device)
-    noise, sigmas = torch.randn(batch, *student.config.network.shape, generator=torch.Generator().manual_seed(0)), karras_sigmas(STEPS)
-    noise = noise.to(device)
+    rng, sigmas = torch.Generator().manual_seed(0), karras_sigmas(STEPS)
+    noise = torch.randn(batch, *student.config.network.shape, generator=rng).to(device)
     calls = {"teacher": lambda: heun(teacher, sigmas[0] * noise, sigmas), "student": lambda: student.sample(noise)}
     path, image = calls["teacher"](), calls["student"]()  # warm-up
     assert path.nfe == 2 * STEPS - 1 and path.x[-1].shape == image.shape

@@ -47,8 +47,8 @@ def rate(eigenvalues: Complex[Tensor, "..."], key: str = "alpha") -> Float[Tenso
 
 
 def band_masks(
-    eigenvalues: list[Complex[Tensor, "pairs h w"]], bands: int = 4, key: str = "alpha"
-) -> list[Bool[Tensor, "bands pairs h w"]]:
+    eigenvalues: list[Complex[Tensor, "_ _ _"]], bands: int = 4, key: str = "alpha"
+) -> list[Bool[Tensor, "bands _ _ _"]]:
     """Split every state's modes into `bands` equal parts by rank of a rate, lowest first: masks that sum to one everywhere.
 
     Equal rates (a generator that is all zero, say) are split in storage order, so that a band never is empty by accident.
@@ -65,8 +65,8 @@ def band_masks(
 
 
 def interval_masks(
-    eigenvalues: list[Complex[Tensor, "pairs h w"]], low: float, high: float, key: str = "alpha"
-) -> list[Bool[Tensor, "pairs h w"]]:
+    eigenvalues: list[Complex[Tensor, "_ _ _"]], low: float, high: float, key: str = "alpha"
+) -> list[Bool[Tensor, "_ _ _"]]:
     """The modes whose rank lies between two quantiles, low included, high not (but 1 includes all): one mask per state.
 
     Raises ValueError unless 0 <= low <= high <= 1.

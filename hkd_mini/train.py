@@ -40,7 +40,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "cifar10-mini": Recipe(
         TrainConfig(images=230_000, batch=64, lr=1e-3, decay=0.3, ema_halflife=20_000, precision="bf16", compile=True),
-        TrainConfig(images=40_000, batch=32, lr=5e-4, decay=0.4, ema_halflife=2_000, precision="bf16", compile=True, times=2),
+        TrainConfig(images=32_000, batch=32, lr=5e-4, decay=0.4, ema_halflife=2_000, precision="bf16", compile=True, times=2),
     ),
     "cifar10": _PAPER,
     "cifar10-cond": _PAPER,

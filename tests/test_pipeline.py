@@ -1,4 +1,4 @@
-"""The whole road by the command line, from scratch in one go: pictures, features, teacher, paths, HKD, samples, distance.
+"""The whole road by the command line, in one go: pictures, features, teacher, paths, HKD, samples, distance.
 
 A budget of a few steps: what is asked is that the pieces fit, not that the pictures are good.
 """
@@ -23,7 +23,7 @@ PLAIN = ["--precision", "fp32", "--compile", "False"]
 
 
 def synthetic(root):
-    """CIFAR-10's binary layout, full length, filled with coloured gradients: one colour for each class, one tilt for each picture."""
+    """CIFAR-10's binary layout, full length: gradients, one colour for each class, one tilt for each picture."""
     folder, rng = root / data.CIFAR10_FOLDER, np.random.default_rng(0)
     folder.mkdir(parents=True)
     y, x = np.mgrid[0:32, 0:32].astype(np.uint8)
@@ -50,7 +50,8 @@ def pictures(tmp_path_factory):
 def command(*arguments):
     """Run `python -m hkd_mini ...` as a user would; the last line that it prints."""
     line = [sys.executable, "-m", "hkd_mini", *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    # batches of a few: a second thread gains nothing, and waits for ever where another program has the other core
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
     done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, f"{' '.join(line)}\n{done.stderr[-3000:]}"
@@ -66,20 +67,67 @@ def test_from_pictures_to_a_distance(pictures, tmp_path):
     train = ["--data", pictures, "--batch", 16, *PLAIN]
     assert command("features", *train, "--out", at["features"], "--images", 320) == str(at["features"])
     command("teacher", "--preset", "cifar10-mini", *train, "--out", at["teacher"], "--images", 64)
-    command("trajectories", "--teacher", at["teacher"], "--n", 12, "--times", 3, "--steps", 3, "--batch", 6, "--out", at["paths"],
-            "--precision", "fp32")  # fmt: skip
-    command("distill", "--preset", "cifar10-mini", "--teacher", at["teacher"], "--trajectories", at["paths"], "--out", at["hkd"],
-            "--images", 16, "--batch", 4, "--perceptual", at["features"], *PLAIN)  # fmt: skip
+    command(
+        "trajectories",
+        "--teacher",
+        at["teacher"],
+        "--n",
+        12,
+        "--times",
+        3,
+        "--steps",
+        3,
+        "--batch",
+        6,
+        "--out",
+        at["paths"],
+        "--precision",
+        "fp32",
+    )
+    command(
+        "distill",
+        "--preset",
+        "cifar10-mini",
+        "--teacher",
+        at["teacher"],
+        "--trajectories",
+        at["paths"],
+        "--out",
+        at["hkd"],
+        "--images",
+        16,
+        "--batch",
+        4,
+        "--perceptual",
+        at["features"],
+        *PLAIN,
+    )
     for name, path in samples.items():
-        assert command("sample", "--weights", at[name], "--n", 10, "--seed", 1, "--steps", 3, "--out", path) == str(path)
+        assert command("sample", "--weights", at[name], "--n", 10, "--seed", 1, "--steps", 3, "--out", path) == str(
+            path
+        )
     judged = json.loads(
-        command("evaluate", "--samples", samples["hkd"], "--data", pictures, "--features", at["features"], "--seed", 1, "--real", 2000))
+        command(
+            "evaluate",
+            "--samples",
+            samples["hkd"],
+            "--data",
+            pictures,
+            "--features",
+            at["features"],
+            "--seed",
+            1,
+            "--real",
+            2000,
+        )
+    )
 
     for name, steps in (("features", 20), ("teacher", 4), ("hkd", 4)):
         left = {path.name for path in at[name].iterdir()}
         assert {"model.safetensors", "config.json", "checkpoint.safetensors", "training.json", "log.jsonl"} <= left
         log = [json.loads(line) for line in (at[name] / "log.jsonl").read_text().splitlines()]
-        assert [line["step"] for line in log] == list(range(1, steps + 1)) and log[-1]["images"] == steps * (4 if name == "hkd" else 16)
+        assert [line["step"] for line in log] == list(range(1, steps + 1))
+        assert log[-1]["images"] == steps * (4 if name == "hkd" else 16)
         assert all(np.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in log)
         assert (at[name] / "model.safetensors").stat().st_size <= 16 * 2**20
     assert {"mse", "perceptual", "mse_T"} <= set(log[-1]["terms"]) and log[-1]["terms"]["perceptual"] > 0
@@ -92,7 +140,9 @@ def test_from_pictures_to_a_distance(pictures, tmp_path):
         assert x.shape == (10, 32, 32, 3) and x.dtype == np.uint8 and x.std() > 0
     image = model.sample(torch.randn(10, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
     ours = np.load(samples["hkd"]).astype(int)
-    assert abs(data.to_uint8(image).permute(0, 2, 3, 1).numpy().astype(int) - ours).max() <= 1, "the script and the command agree"
+    assert abs(data.to_uint8(image).permute(0, 2, 3, 1).numpy().astype(int) - ours).max() <= 1, (
+        "the script and the command agree"
+    )
     assert judged["frechet"] > 0 and 0 <= judged["precision"] <= 1 and 0 <= judged["recall"] <= 1
     assert (judged["n"], judged["n_real"], judged["features"]) == (10, 2000, str(at["features"]))
-    assert time.monotonic() - began < 120 or os.environ.get("OMP_NUM_THREADS") == "1", "two minutes on two cores"
+    assert time.monotonic() - began < 120, "two minutes on two cores"

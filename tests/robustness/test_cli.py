@@ -73,7 +73,9 @@ def test_the_program_lists_its_commands(capsys):
     assert status == 0 and all(command in out for command in COMMANDS) and set(cli.COMMANDS) == set(COMMANDS)
 
 
-@pytest.mark.parametrize("arguments", [(), ("fly",), ("sample",), ("sample", "--weights", "x", "--n", "many", "--out", "x")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("fly",), ("sample",), ("sample", "--weights", "x", "--n", "many", "--out", "x")]
+)
 def test_flags_that_cannot_be_read_end_with_2(capsys, arguments):
     status, out, err = ends(capsys, *arguments)
     assert status == 2 and out == "" and err
@@ -81,18 +83,30 @@ def test_flags_that_cannot_be_read_end_with_2(capsys, arguments):
 
 def test_unknown_names(capsys, toy):
     out = toy / "out"
-    assert "no preset 'x'" in refused(capsys, "distill", "--preset", "x", "--teacher", toy / "teacher", "--trajectories",
-                                      toy / "paths", "--out", out)  # fmt: skip
+    assert "no preset 'x'" in refused(
+        capsys, "distill", "--preset", "x", "--teacher", toy / "teacher", "--trajectories", toy / "paths", "--out", out
+    )
     assert "no data set 'mnist'" in refused(capsys, "data", "mnist")
     line = refused(capsys, "teacher", "--preset", "toy2d", "--data", "square", "--out", out)
     assert "no point set 'square': there are checkerboard" in line
     line = refused(capsys, "sample", "--weights", "hkd-mars", "--n", 2, "--out", out / "x.npy")
     assert "hkd-mars: no folder" in line and "bundled" in line
-    train = ["distill", "--preset", "toy2d", "--teacher", toy / "teacher", "--trajectories", toy / "paths", "--out", out]
+    train = [
+        "distill",
+        "--preset",
+        "toy2d",
+        "--teacher",
+        toy / "teacher",
+        "--trajectories",
+        toy / "paths",
+        "--out",
+        out,
+    ]
     assert "clock = 'sun': one of rho" in refused(capsys, *train, "--clock", "sun")
     assert "precision = 'fp8': fp32 or bf16" in refused(capsys, *train, "--precision", "fp8")
     assert "precision 'fp8': fp32 or bf16" in refused(
-        capsys, "trajectories", "--teacher", toy / "teacher", "--n", 4, "--out", out, "--precision", "fp8")  # fmt: skip
+        capsys, "trajectories", "--teacher", toy / "teacher", "--n", 4, "--out", out, "--precision", "fp8"
+    )
     assert not (out / "checkpoint.safetensors").exists()
 
 
@@ -118,11 +132,31 @@ def test_shapes_that_do_not_fit(capsys, toy):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(toy / "images" / "a.png")
     line = refused(capsys, "teacher", "--preset", "cifar10-mini", "--data", toy / "images", "--out", toy / "out")
     assert "pictures of shape (3, 8, 8), the preset wants (3, 32, 32)" in line
-    line = refused(capsys, "distill", "--preset", "toy2d", "--teacher", toy / "teacher", "--trajectories", toy / "pictures",
-                   "--out", toy / "out")  # fmt: skip
+    line = refused(
+        capsys,
+        "distill",
+        "--preset",
+        "toy2d",
+        "--teacher",
+        toy / "teacher",
+        "--trajectories",
+        toy / "pictures",
+        "--out",
+        toy / "out",
+    )
     assert "paths of shape (3, 8, 8), the preset wants (2,)" in line
-    line = refused(capsys, "distill", "--preset", "cifar10-mini", "--teacher", toy / "teacher", "--trajectories",
-                   toy / "paths", "--out", toy / "out")  # fmt: skip
+    line = refused(
+        capsys,
+        "distill",
+        "--preset",
+        "cifar10-mini",
+        "--teacher",
+        toy / "teacher",
+        "--trajectories",
+        toy / "paths",
+        "--out",
+        toy / "out",
+    )
     assert "the teacher's network is MLPConfig" in line
     line = refused(capsys, "trajectories", "--teacher", toy / "hkd", "--n", 3, "--out", toy / "out")
     assert f"{toy / 'hkd'} is a HKD, wanted a Denoiser" in line
@@ -134,7 +168,8 @@ def test_numbers_that_do_not_do(capsys, toy):
     assert "ends in .npy" in refused(capsys, "sample", "--weights", hkd, "--n", 2, "--out", out / "x.png")
     assert "n = 0" in refused(capsys, "evaluate", "--weights", hkd, "--n", 0, "--data", toy)
     assert "n = 1 noise levels" in refused(
-        capsys, "sample", "--weights", toy / "teacher", "--n", 2, "--steps", 1, "--out", out / "x.npy")  # fmt: skip
+        capsys, "sample", "--weights", toy / "teacher", "--n", 2, "--steps", 1, "--out", out / "x.npy"
+    )
     paths = ["trajectories", "--teacher", toy / "teacher", "--out", out / "paths"]
     assert "n = 0 paths" in refused(capsys, *paths, "--n", 0)
     assert "times = 1" in refused(capsys, *paths, "--n", 3, "--times", 1)
@@ -177,14 +212,34 @@ def test_points_by_the_command_line(capsys, toy):
     paths = ["trajectories", "--teacher", out / "t", "--n", 70, "--out", out / "p", "--times", 4, "--steps", 5]
     assert ends(capsys, *paths)[:2] == (0, f"{out / 'p'}\n") and ends(capsys, *paths, "--resume")[0] == 0
     switches = ["--clock", "edm", "--encoder-time", "none", "--spatial", "shared", "--no-koopman", "--no-consistency"]
-    status = ends(capsys, "distill", "--preset", "toy2d", "--teacher", out / "t", "--trajectories", out / "p", "--out",
-                  out / "h", "--images", 320, "--batch", 32, *switches)[0]  # fmt: skip
+    status = ends(
+        capsys,
+        "distill",
+        "--preset",
+        "toy2d",
+        "--teacher",
+        out / "t",
+        "--trajectories",
+        out / "p",
+        "--out",
+        out / "h",
+        "--images",
+        320,
+        "--batch",
+        32,
+        *switches,
+    )[0]
     assert status == 0
     config = HKD.from_folder(out / "h").config
     assert (config.clock, config.encoder_time, config.spatial, config.koopman) == ("edm", "none", "shared", False)
     for weights in ("h", "t"):
         samples = [out / "new" / f"{weights}{i}.npy" for i in (0, 1)]
         for path in samples:
-            assert ends(capsys, "sample", "--weights", out / weights, "--n", 9, "--seed", 3, "--steps", 4, "--out", path)[0] == 0
+            assert (
+                ends(capsys, "sample", "--weights", out / weights, "--n", 9, "--seed", 3, "--steps", 4, "--out", path)[
+                    0
+                ]
+                == 0
+            )
         one, two = map(np.load, samples)
         assert one.shape == (9, 2) and one.dtype == np.float32 and np.isfinite(one).all() and (one == two).all()

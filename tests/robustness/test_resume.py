@@ -153,7 +153,9 @@ def checkpoint(tmp_path):
 
 def test_another_configuration_model_or_file_is_refused(tmp_path):
     path, config = checkpoint(tmp_path), replace(CONFIG, checkpoint=1)
-    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is of another configuration \(lr: 0.003 there, 0.5 here\)"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.safetensors is of another configuration \(lr: 0.003 there, 0.5 here\)"
+    ):
         next(start(tmp_path, replace(config, lr=0.5), resume=True)[1])
     with pytest.raises(ValueError, match=r"checkpoint\.safetensors is of another model"):
         next(start(tmp_path, config, replace(NETWORK, blocks=2), resume=True)[1])
@@ -215,7 +217,19 @@ def test_the_interrupted_command_says_how_to_go_on(tmp_path, capsys):
     from hkd_mini.cli import main
 
     out = tmp_path / "teacher"
-    flags = ["teacher", "--preset", "toy2d", "--data", "two_moons", "--out", str(out), "--batch", "8", "--images", "800"]
+    flags = [
+        "teacher",
+        "--preset",
+        "toy2d",
+        "--data",
+        "two_moons",
+        "--out",
+        str(out),
+        "--batch",
+        "8",
+        "--images",
+        "800",
+    ]
 
     def interrupted(*arguments, write=loop.Run.step):
         if arguments[1] == 40:

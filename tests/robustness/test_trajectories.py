@@ -122,7 +122,13 @@ def test_the_header_says_how_the_paths_were_made(whole):
             assert file.get_tensor("x").shape == (count, 5, 3) and file.get_tensor("x").dtype == torch.float16
             assert file.get_tensor("labels").shape == (count,)
         assert header["sigmas"] == karras_sigmas(6)[[0, 2, 3, 4, 6]].tolist()
-        assert (header["shard"], header["seed"], header["steps"], header["shape"], header["labels"]) == (i, 7, 6, [3], 4)
+        assert (header["shard"], header["seed"], header["steps"], header["shape"], header["labels"]) == (
+            i,
+            7,
+            6,
+            [3],
+            4,
+        )
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -143,8 +149,10 @@ def test_what_is_stored_is_where_the_path_began_and_went(tmp_path, autocast):
     read = paths.paths(range(N))
     assert torch.equal(read[0], x_T) and torch.equal(x[0], x_T)
     torch.testing.assert_close(read, x[[0, 2, 3, 4, 6]].float(), rtol=2**-11, atol=2**-24)
-    assert torch.equal(read[0], torch.cat([stored.noise_for(7, i, min(SHARD, N - i * SHARD), (3,)) for i in range(4)])
-                       .mul(80).half().float())  # fmt: skip
+    assert torch.equal(
+        read[0],
+        torch.cat([stored.noise_for(7, i, min(SHARD, N - i * SHARD), (3,)) for i in range(4)]).mul(80).half().float(),
+    )
     assert len(set(map(tuple, x_T.tolist()))) == N, "no two paths begin alike"
     index, at = torch.tensor([28, 0, 9]), torch.tensor([[0, 4], [2, 1], [3, 3]])
     batch = paths.gather(index, at)
@@ -190,8 +198,14 @@ def test_shards_of_two_runs_do_not_mix(whole, tmp_path):
     path = whole / "shard-00001.safetensors"
     torch.manual_seed(0)
     config = MLPConfig(dim=3, channels=8, width=16, depth=1, state=6, labels=4)
-    others = {"seed": {"seed": 8}, "sigmas": {"times": 4}, "steps": {"steps": 7}, "labels": {"labels": 0},
-              "teacher": {"denoiser": Denoiser(config)}, "precision": {"autocast": True}}  # fmt: skip
+    others = {
+        "seed": {"seed": 8},
+        "sigmas": {"times": 4},
+        "steps": {"steps": 7},
+        "labels": {"labels": 0},
+        "teacher": {"denoiser": Denoiser(config)},
+        "precision": {"autocast": True},
+    }
     for what, options in others.items():
         list(making(tmp_path / what, **options))
         shutil.copy(tmp_path / what / path.name, path)

@@ -1,6 +1,6 @@
 """Two processes train what one trains: the same global batch, half each, and the same weights to rounding.
 
-Run as a program under torchrun, this file is one of the two: `torchrun --nproc_per_node 2 test_two_processes.py FOLDER`.
+Run as a program under torchrun, this file is one of the two: `torchrun --nproc_per_node 2 THIS_FILE FOLDER`.
 """
 
 import json
@@ -27,7 +27,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOY = MLPConfig(channels=8, width=16, depth=1, state=6)
 NETWORK = UNetConfig(channels=16, mult=(1, 2), blocks=1, attention=(8,), patch=2)
 CONFIG = loop.TrainConfig(
-    images=120, batch=10, lr=3e-3, warmup=20, decay=0.3, ema_halflife=20, clip=0.03, checkpoint=5, times=3, perceptual="none"
+    images=120,
+    batch=10,
+    lr=3e-3,
+    warmup=20,
+    decay=0.3,
+    ema_halflife=20,
+    clip=0.03,
+    checkpoint=5,
+    times=3,
+    perceptual="none",
 )
 SHARD = 8
 
@@ -73,7 +82,11 @@ def poisoned(**keep):
     return model, loop.fit(model, batch, lambda model, x, progress: {"loss": model(x).square().mean()}, CONFIG, **keep)
 
 
-RUNS = {"teach": lambda folder: teach(), "ablate": lambda folder: ablate(), "distil": lambda folder: distil(folder / "paths")}
+RUNS = {
+    "teach": lambda folder: teach(),
+    "ablate": lambda folder: ablate(),
+    "distil": lambda folder: distil(folder / "paths"),
+}
 
 
 def one_of_two(folder):
@@ -97,10 +110,42 @@ def one_of_two(folder):
         list(poisoned(out=str(folder / "poisoned"))[1])
     except FloatingPointError as error:
         seen["poisoned"] = str(error)
-    cli.main(["trajectories", "--teacher", str(folder / "teacher"), "--n", "29", "--out", str(folder / "shared"), "--batch", "3",
-              "--times", "5", "--steps", "6", "--precision", "fp32"])  # fmt: skip
-    cli.main(["distill", "--preset", "toy2d", "--teacher", str(folder / "big"), "--trajectories", str(folder / "paths"), "--out",
-              str(folder / "by-command"), "--images", "40", "--batch", "10"])  # fmt: skip
+    cli.main(
+        [
+            "trajectories",
+            "--teacher",
+            str(folder / "teacher"),
+            "--n",
+            "29",
+            "--out",
+            str(folder / "shared"),
+            "--batch",
+            "3",
+            "--times",
+            "5",
+            "--steps",
+            "6",
+            "--precision",
+            "fp32",
+        ]
+    )
+    cli.main(
+        [
+            "distill",
+            "--preset",
+            "toy2d",
+            "--teacher",
+            str(folder / "big"),
+            "--trajectories",
+            str(folder / "paths"),
+            "--out",
+            str(folder / "by-command"),
+            "--images",
+            "40",
+            "--batch",
+            "10",
+        ]
+    )
     (folder / f"seen{rank}.json").write_text(json.dumps(seen))
 
 
@@ -113,7 +158,16 @@ def folder(tmp_path_factory):
     Denoiser(MLPConfig()).save_pretrained(folder / "big")
     list(make(Denoiser(TOY).eval(), (2,), 40, folder / "paths", times=5, steps=6))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        __file__,
+        str(folder),
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-4000:]
     (folder / "stdout").write_text(done.stdout)

@@ -32,7 +32,7 @@ class Absolute(nn.Module):
 
 
 def test_annealing():
-    assert annealed(0) == 1 and math.isclose(annealed(1), 1e-3) and math.isclose(annealed(0.5), 10**-1.5)
+    assert annealed(0.0) == 1 and math.isclose(annealed(1.0), 1e-3) and math.isclose(annealed(0.5), 10**-1.5)
     assert all(math.isclose(annealed(p), 10 ** (-3 * p)) for p in (0.1, 0.25, 0.9))  # HKD D.4
     assert math.isclose(annealed(0.5, 4.0, 1.0), 2.0)
 
@@ -91,13 +91,14 @@ def test_gradients_flow_to_the_first_argument_alone():
 
 
 def test_feature_distances_gradient_by_differences():
-    net = classifier().double()
-    distance, direction = FeatureDistance(net), torch.randn(1, 3, 32, 32, dtype=torch.float64)
-    a, b, h = pictures(0, 1).double().requires_grad_(), pictures(1, 1).double(), 1e-6
+    """Along the gradient the distance must rise by its length (maps are compared in float32, so the step is not tiny)."""
+    distance = FeatureDistance(classifier().double())
+    a, b, h = pictures(0, 1).double().requires_grad_(), pictures(1, 1).double(), 0.01
     distance(a, b).sum().backward()
+    steepest = a.grad / a.grad.norm()
     with torch.no_grad():
-        slope = (distance(a + h * direction, b) - distance(a - h * direction, b)) / (2 * h)
-    assert math.isclose((a.grad * direction).sum(), slope, rel_tol=1e-3)
+        slope = (distance(a + h * steepest, b) - distance(a - h * steepest, b)) / (2 * h)
+    assert math.isclose(a.grad.norm(), slope, rel_tol=0.02)
 
 
 def test_unit():
