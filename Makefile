@@ -57,6 +57,7 @@ lab: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/notebooks.py check book/*.ipynb
 
 clean:

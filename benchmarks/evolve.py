@@ -2,13 +2,15 @@
 
     python benchmarks/evolve.py
 
-One state of (64, 128, 32, 32): 64 samples, 128 channels, one generator at each of 1024 locations. The general way takes the
-exponential of 1024 matrices of 128 x 128, then multiplies; the closed form knows that they are 2x2 blocks. Both get the
-same scalar dt, which favours the general way (with one dt per sample it would need 65,536 exponentials), both write into memory they
-hold, and both run on one thread in this process, without gradients: medians after a warm-up, in seconds of that thread's own, so that
-a machine busy with something else does not decide. The closed form moves each number a few times and computes little, so its
-speed is set beside that of a plain copy. The last line is the ratio of the two medians.
+One state of (64, 128, 32, 32): 64 samples, 128 channels, one generator at each of 1024 locations. The general
+way takes the exponential of 1024 matrices of 128 x 128, then multiplies; the closed form knows that they are
+2x2 blocks. Both get the same scalar dt, which favours the general way (with one dt per sample it would need
+65,536 exponentials), both write into memory they hold, and both run on one thread in this process, without
+gradients: medians after a warm-up, in seconds of that thread's own, so that a machine busy with something
+else does not decide. The closed form moves each number a few times and computes little, so its speed is set
+beside that of a plain copy. The last line is the ratio of the two medians.
 """
+
 import statistics
 import time
 
@@ -39,7 +41,9 @@ def main() -> None:
     generator.A.copy_(torch.randn(generator.A.shape, generator=rng))
     z, dts = torch.randn(B, D, H, W, generator=rng), torch.full((B,), DT)
     dense = generator.dense().view(H * W, D, D)
-    columns = z.flatten(2).permute(2, 1, 0).contiguous()  # (locations, d, batch): the layout that suits a batched product
+    columns = (
+        z.flatten(2).permute(2, 1, 0).contiguous()
+    )  # (locations, d, batch): the layout that suits a batched product
     product, out = torch.empty_like(columns), torch.empty_like(z)
 
     def general() -> torch.Tensor:
@@ -50,23 +54,27 @@ def main() -> None:
         gap = (generator(z, dt, out=out) - wish).norm() / wish.norm()
         worst = (out - wish).abs().max() / wish.abs().max()
         assert gap < 1e-5 and worst < 1e-5, f"the two disagree by {gap:.1e} (norm), {worst:.1e} (largest)"
-    print(f"states {tuple(z.shape)} float32, A ~ N(0, 1) at {H} x {W} locations, dt = {DT}; one thread, torch {torch.__version__}")
+    print(f"states {tuple(z.shape)} float32, A ~ N(0, 1) at {H} x {W} locations, dt = {DT}")
+    print(f"one thread, torch {torch.__version__}")
     print(f"same result: relative difference {gap:.1e} in norm, {worst:.1e} of the largest number")
 
     slow = median(general, 3)
     alone = median(lambda: torch.matrix_exp(dense * DT), 3)
     print(f"matrix_exp and batched product  {slow * 1e3:9.2f} ms   (the exponentials alone {alone * 1e3:.2f} ms)")
-    fast = median(lambda: generator(z, DT, out=out), 15)
-    copy = median(lambda: out.copy_(z), 15)
     moved = 2 * z.numel() * z.element_size()  # read once, write once: what any evolution must do
-    print(f"closed form                     {fast * 1e3:9.2f} ms   {moved / fast / 1e9:7.2f} GB/s")
-    print(f"plain copy                      {copy * 1e3:9.2f} ms   {moved / copy / 1e9:7.2f} GB/s")
-    fresh, clone = median(lambda: generator(z, DT), 15), median(z.clone, 15)
+
+    def row(name: str, seconds: float, remark: str = "") -> None:
+        print(f"{name:<31} {seconds * 1e3:9.2f} ms   {moved / seconds / 1e9:7.2f} GB/s   {remark}".rstrip())
+
+    fast = median(lambda: generator(z, DT, out=out), 15)
+    row("closed form", fast)
+    row("plain copy", median(lambda: out.copy_(z), 15))
     print("into new memory, as in a single call:")
-    print(f"closed form                     {fresh * 1e3:9.2f} ms   {moved / fresh / 1e9:7.2f} GB/s   ratio {slow / fresh:.0f}")
-    print(f"plain copy                      {clone * 1e3:9.2f} ms   {moved / clone / 1e9:7.2f} GB/s")
-    each = median(lambda: generator(z, dts, out=out), 5)
-    print(f"closed form, one dt per sample  {each * 1e3:9.2f} ms   {moved / each / 1e9:7.2f} GB/s   (general way: {B} times the exponentials)")
+    fresh = median(lambda: generator(z, DT), 15)
+    row("closed form", fresh, f"ratio {slow / fresh:.0f}")
+    row("plain copy", median(z.clone, 15))
+    print(f"one dt per sample ({B} times the exponentials, the general way):")
+    row("closed form", median(lambda: generator(z, dts, out=out), 5))
     print(f"ratio {slow / fast:.0f}")
 
 

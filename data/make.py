@@ -3,7 +3,8 @@
     python data/make.py --data cifar       # reference-cifar10.safetensors, trajectories-cifar10/, MANIFEST.json
     python data/make.py                    # MANIFEST.json alone
 
-The weights themselves come from the commands in their model cards. Run this after replacing any file, and commit the manifest.
+The weights themselves come from the commands in their model cards. Run this after replacing any file, and commit the
+manifest.
 """
 
 import argparse
@@ -26,11 +27,15 @@ def reference(data: str) -> None:
     """Mean and covariance of the training pictures in the bundled classifier's features."""
     extract = metrics.classifier_features(hkd_mini.load("features-cifar10"))
     stats = metrics.statistics(metrics.in_batches(load_cifar10("train", data).x, extract))
-    metrics.save_statistics(HERE / REFERENCE, stats, pictures="CIFAR-10, 50,000 training pictures, JPEG copies (quality 75, 4:2:0)")
+    metrics.save_statistics(
+        HERE / REFERENCE, stats, pictures="CIFAR-10, 50,000 training pictures, JPEG copies (quality 75, 4:2:0)"
+    )
 
 
 def paths() -> None:
-    """The bundled teacher's paths from 64 noises: 10 of the 19 points of each, float32 network, half precision on disk."""
+    """The bundled teacher's paths from 64 noises: 10 of the 19 points of each, float32 network, half precision on
+    disk.
+    """
     folder, teacher = HERE / "trajectories-cifar10", hkd_mini.load("teacher-cifar10")
     shutil.rmtree(folder, ignore_errors=True)
     for done in trajectories.make(teacher, (3, 32, 32), HELD_OUT, folder, times=10, seed=SEED, batch=32):

@@ -1,8 +1,9 @@
 """hkd_mini: from Koopman operators to one-step image generation, in modules that a book explains.
 
-    model = hkd_mini.load("hkd-cifar10")
-    images = model.sample(torch.randn(16, 3, 32, 32))     # unit noise in, images in [-1, 1] out
+model = hkd_mini.load("hkd-cifar10")
+images = model.sample(torch.randn(16, 3, 32, 32))     # unit noise in, images in [-1, 1] out
 """
+
 from .loop import Step, TrainConfig
 from .model import HKD, PRESETS, HKDConfig, load
 from .spectrum import spectrum

@@ -1,4 +1,5 @@
 """`python -m hkd_mini` is the command line; `accelerate launch -m hkd_mini ...` needs it."""
+
 from .cli import main
 
 if __name__ == "__main__":

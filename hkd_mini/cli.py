@@ -1,9 +1,9 @@
 """The command line: `hkd-mini data | features | teacher | trajectories | distill | sample | evaluate`.
 
 Each command is one function; its arguments are its flags and its docstring is its help. The commands chain: pictures, a
-teacher trained on them, the teacher's paths, an HKD distilled from those, samples, their distance to the pictures. Whatever is
-wrong with what the user gave is said in one line, and the exit status is 2. Training commands save on Ctrl-C or SIGTERM and go on
-with --resume; on several GPUs start them as `accelerate launch -m hkd_mini ...`.
+teacher trained on them, the teacher's paths, an HKD distilled from those, samples, their distance to the pictures.
+Whatever is wrong with what the user gave is said in one line, and the exit status is 2. Training commands save on
+Ctrl-C or SIGTERM and go on with --resume; on several GPUs start them as `accelerate launch -m hkd_mini ...`.
 """
 
 import dataclasses
@@ -23,13 +23,18 @@ from torch import Tensor, nn
 from . import data as datasets
 from . import evaluation
 from . import trajectories as stored
+from .classifier import Classifier
 from .loop import Step, TrainConfig
 from .model import HKD, PRESETS, HKDConfig, load
-from .networks import Classifier
 from .teacher import Denoiser
 from .train import FEATURES, RECIPES, train, train_classifier, train_teacher
 
-USER_ERRORS = (ValueError, OSError, ImportError, FloatingPointError)  # what the user can mend; all else is a bug and shows its trace
+USER_ERRORS = (
+    ValueError,
+    OSError,
+    ImportError,
+    FloatingPointError,
+)  # what the user can mend; all else is a bug and shows its trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +91,9 @@ def pictures(where: str, shape: tuple[int, ...]) -> datasets.Images | Tensor:
             raise ValueError(f"no point set {where!r}: there are {', '.join(datasets.POINT_SETS)}")
         return datasets.POINT_SETS[where](100_000, torch.Generator().manual_seed(0))
     if not pathlib.Path(where).is_dir():
-        raise FileNotFoundError(f"{where}: no such folder; `hkd-mini data cifar10 --root {where}` fetches CIFAR-10 into it")
+        raise FileNotFoundError(
+            f"{where}: no such folder; `hkd-mini data cifar10 --root {where}` fetches CIFAR-10 into it"
+        )
     binary = any(any(pathlib.Path(where).glob(pattern)) for pattern in ("*.bin", f"{datasets.CIFAR10_FOLDER}/*.bin"))
     images = datasets.load_cifar10("train", where) if binary else datasets.load_images(where)
     if tuple(images.x.shape[1:]) != tuple(shape):
@@ -95,7 +102,8 @@ def pictures(where: str, shape: tuple[int, ...]) -> datasets.Images | Tensor:
 
 
 def follow(steps: Iterator[Step], config: TrainConfig, out: str) -> Step | None:
-    """Run a training loop to its end with a progress bar, log.jsonl and, where installed, TensorBoard events in `out`; the last step.
+    """Run a training loop to its end with a progress bar, log.jsonl and, where installed, TensorBoard events in `out`;
+    the last step.
 
     Of several processes the first one speaks; the others only train.
     """
@@ -105,10 +113,13 @@ def follow(steps: Iterator[Step], config: TrainConfig, out: str) -> Step | None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         from torch.utils.tensorboard import SummaryWriter
+
         board = SummaryWriter(str(folder / "tensorboard")) if speaks else None
     except ImportError:
         board = None
-    bar = tqdm(total=config.images, unit="image", unit_scale=True, disable=not speaks, delay=0.01)  # no bar before a step
+    bar = tqdm(
+        total=config.images, unit="image", unit_scale=True, disable=not speaks, delay=0.01
+    )  # no bar before a step
     with open(folder / "log.jsonl" if speaks else os.devnull, "a", encoding="utf-8") as log, bar:
         for last in steps:
             if not bar.n:  # resumed: what was done before is not this run's speed
@@ -119,7 +130,12 @@ def follow(steps: Iterator[Step], config: TrainConfig, out: str) -> Step | None:
                 log.flush()
                 bar.set_postfix(loss=f"{last.loss:.4f}", **{k: f"{v:.4f}" for k, v in last.terms.items()})
                 if board:
-                    for name, value in {"loss": last.loss, "lr": last.lr, "grad_norm": last.grad_norm, **last.terms}.items():
+                    for name, value in {
+                        "loss": last.loss,
+                        "lr": last.lr,
+                        "grad_norm": last.grad_norm,
+                        **last.terms,
+                    }.items():
                         board.add_scalar(name, value, last.images)
     if board:
         board.close()
@@ -135,7 +151,12 @@ def finish(model: nn.Module, steps: Iterator[Step], config: TrainConfig, out: st
     if not first_process():
         return
     model.cpu().save_pretrained(out)
-    made = {"config": dataclasses.asdict(config), "device": device(), "seconds": round(time.monotonic() - began), "torch": torch.__version__}
+    made = {
+        "config": dataclasses.asdict(config),
+        "device": device(),
+        "seconds": round(time.monotonic() - began),
+        "torch": torch.__version__,
+    }
     pathlib.Path(out, "training.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     print(out)
 
@@ -152,7 +173,7 @@ def cmd_data(name: tyro.conf.Positional[str], root: str | None = None) -> None:
     print(datasets.fetch_cifar10(root))
 
 
-def cmd_features(data: str, out: str, resume: bool = False, recipe: Recipe = Changes()) -> None:  # noqa: B008
+def cmd_features(data: str, out: str, resume: bool = False, recipe: Recipe = Changes()) -> None:
     """Train the classifier whose features measure distances (perceptual, Frechet).
 
     Args:
@@ -166,7 +187,7 @@ def cmd_features(data: str, out: str, resume: bool = False, recipe: Recipe = Cha
     finish(classifier, train_classifier(classifier, images, config, out=out, resume=resume), config, out)
 
 
-def cmd_teacher(preset: str, data: str, out: str, resume: bool = False, recipe: Recipe = Changes()) -> None:  # noqa: B008
+def cmd_teacher(preset: str, data: str, out: str, resume: bool = False, recipe: Recipe = Changes()) -> None:
     """Train a diffusion teacher with EDM's preconditioning and loss.
 
     Args:
@@ -215,9 +236,20 @@ def cmd_trajectories(
     denoiser, where = loaded(teacher, Denoiser), device()
     config = denoiser.config
     make = stored.make(
-        denoiser, config.shape, n, out, times=times, steps=steps, seed=seed, batch=batch, labels=config.labels, resume=resume,
-        device=where, autocast=precision == "bf16", share=(state.process_index, state.num_processes),
-    )  # fmt: skip
+        denoiser,
+        config.shape,
+        n,
+        out,
+        times=times,
+        steps=steps,
+        seed=seed,
+        batch=batch,
+        labels=config.labels,
+        resume=resume,
+        device=where,
+        autocast=precision == "bf16",
+        share=(state.process_index, state.num_processes),
+    )
     state.wait_for_everyone()  # all have seen the folder as it was
     with tqdm(total=n // state.num_processes, unit="path", disable=not state.is_main_process) as bar:
         for done in make:
@@ -238,7 +270,7 @@ def cmd_distill(
     hierarchy: str = "full",
     koopman: bool = True,
     consistency: bool = True,
-    recipe: Recipe = Changes(),  # noqa: B008
+    recipe: Recipe = Changes(),
 ) -> None:
     """Distil a teacher's paths into a one-step HKD.
 
@@ -260,7 +292,9 @@ def cmd_distill(
     config = dataclasses.replace(recipe.apply(RECIPES[preset].distill), consistency=consistency)
     paths = stored.Trajectories(trajectories)
     if paths.shape != tuple(model.config.network.shape):
-        raise ValueError(f"{trajectories}: paths of shape {paths.shape}, the preset wants {tuple(model.config.network.shape)}")
+        raise ValueError(
+            f"{trajectories}: paths of shape {paths.shape}, the preset wants {tuple(model.config.network.shape)}"
+        )
     torch.manual_seed(config.seed)
     finish(model, train(model, paths, config, out=out, resume=resume), config, out)
 
@@ -305,13 +339,10 @@ def cmd_evaluate(
 
     Args:
         data: folder with CIFAR-10 (its 50,000 training pictures); without it, the bundled statistics and no precision.
-        samples: file written by `hkd-mini sample`.
-        weights: or draw the samples from these weights.
-        n: how many to draw.
-        seed: seed of the noise.
-        steps: Heun steps of a teacher.
-        features: cifar (the bundled classifier), a folder made by `hkd-mini features`, or inception (downloads its weights once).
-        real: compare with the first so many of the training pictures in --data only; default all.
+        samples: file written by `hkd-mini sample`. weights: or draw the samples from these weights. n: how many to
+        draw. seed: seed of the noise. steps: Heun steps of a teacher. features: cifar (the bundled classifier), a
+        folder made by `hkd-mini features`, or inception (downloads its weights once). real: compare with the first so
+        many of the training pictures in --data only; default all.
     """
     if (samples is None) == (weights is None):
         raise ValueError("give either --samples FILE.npy or --weights NAME_OR_DIR")
@@ -321,7 +352,9 @@ def cmd_evaluate(
     else:
         fake = evaluation.read_samples(samples)
     result = evaluation.evaluate(fake, data, features, device(), real)
-    print(json.dumps(result | {"source": weights or samples, "seed": seed, "seconds": round(time.monotonic() - began, 1)}))
+    print(
+        json.dumps(result | {"source": weights or samples, "seed": seed, "seconds": round(time.monotonic() - began, 1)})
+    )
 
 
 COMMANDS = {name[4:]: function for name, function in globals().items() if name.startswith("cmd_")}

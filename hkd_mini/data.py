@@ -7,6 +7,7 @@ binary version, fetched once: the archive's MD5 is verified, the files' SHA-256 
 verified on every load. Nothing here shuffles with a hidden state: `batch_indices` is a function of (seed,
 step), and that is all that a training run must know to resume inside an epoch.
 """
+
 import hashlib
 import math
 import os
@@ -41,6 +42,7 @@ class Images(NamedTuple):
 def cache_dir() -> Path:
     """Folder that holds downloaded data: $HKD_MINI_DATA if set, else the user's cache folder."""
     import pooch
+
     return Path(os.environ.get("HKD_MINI_DATA") or pooch.os_cache("hkd-mini")).expanduser()
 
 
@@ -61,8 +63,10 @@ def fetch_cifar10(root: str | Path | None = None, progressbar: bool = True) -> P
         root.mkdir(parents=True, exist_ok=True)
         archive = pooch.retrieve(CIFAR10_URL, f"md5:{CIFAR10_MD5}", name, root, downloader=download)
     except OSError as error:
-        raise OSError(f"could not fetch {CIFAR10_URL} ({error}): run `hkd-mini data cifar10 --root {root}` "
-                      f"again to resume, or put the unpacked {CIFAR10_FOLDER} there yourself") from error
+        raise OSError(
+            f"could not fetch {CIFAR10_URL} ({error}): run `hkd-mini data cifar10 --root {root}` "
+            f"again to resume, or put the unpacked {CIFAR10_FOLDER} there yourself"
+        ) from error
     _unpack(Path(archive), root / CIFAR10_FOLDER)
     return _sound(root)
 
@@ -94,8 +98,10 @@ def _cifar10_folder(root: Path) -> Path:
     for folder in (root / CIFAR10_FOLDER, root):
         if any((folder / name).exists() for name in _FILES):
             return folder
-    raise FileNotFoundError(f"no CIFAR-10 in {root}: run `hkd-mini data cifar10 --root {root}`, or set "
-                            f"HKD_MINI_DATA to the folder that holds {CIFAR10_FOLDER}")
+    raise FileNotFoundError(
+        f"no CIFAR-10 in {root}: run `hkd-mini data cifar10 --root {root}`, or set "
+        f"HKD_MINI_DATA to the folder that holds {CIFAR10_FOLDER}"
+    )
 
 
 def _read_batch(path: Path, sums: dict[str, str]) -> Tensor:
@@ -106,8 +112,9 @@ def _read_batch(path: Path, sums: dict[str, str]) -> Tensor:
         raise FileNotFoundError(f"{path} is missing: {cure}")
     raw, wish = bytearray(path.read_bytes()), _RECORD * _RECORDS
     if len(raw) != wish:
-        raise ValueError(f"{path} is {'truncated' if len(raw) < wish else 'too long'}: {len(raw)} bytes, "
-                         f"wanted {wish}; {cure}")
+        raise ValueError(
+            f"{path} is {'truncated' if len(raw) < wish else 'too long'}: {len(raw)} bytes, wanted {wish}; {cure}"
+        )
     records = torch.frombuffer(raw, dtype=torch.uint8).reshape(_RECORDS, _RECORD)
     if (label := int(records[:, 0].max())) > 9:
         raise ValueError(f"{path} is altered: it has a label {label}, wanted 0..9; {cure}")
@@ -119,6 +126,7 @@ def _read_batch(path: Path, sums: dict[str, str]) -> Tensor:
 def _resume(part: Path, progressbar: bool, url: str, output_file: str, owner) -> None:
     """A pooch downloader that keeps in `part` what a broken download brought, and asks for the rest only."""
     import pooch
+
     done = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={done}-"} if done else {}
     try:
@@ -151,6 +159,7 @@ def load_images(folder: str | Path, size: int | None = None) -> Images:
     ValueError, naming the picture, for another size, no square, transparency, or what is no picture.
     """
     from PIL import Image
+
     folder, endings = Path(folder).expanduser(), set(Image.registered_extensions())
     classes = (sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []) or [folder]
     paths = [(k, p) for k, c in enumerate(classes) for p in sorted(c.glob("*"))]
@@ -167,6 +176,7 @@ def load_images(folder: str | Path, size: int | None = None) -> Images:
 def _read_picture(path: Path, size: int | None) -> np.ndarray:
     """One picture as uint8 (size, size, 3); grey and palette become RGB, transparency is refused."""
     from PIL import Image
+
     try:
         with Image.open(path) as image:
             if image.size != (wish := (size or image.width, size or image.width)):
@@ -237,8 +247,9 @@ def spiral(n: int, generator: Generator, turns: float = 1.5, noise: float = 0.02
     return (x + noise * torch.randn(n, 2, generator=generator)) * DEVIATION / math.sqrt(1 / 4 + noise**2)
 
 
-def gaussian_mixture(n: int, generator: Generator, means: Float[Tensor, "k 2"] | None = None,
-                     deviation: float = 0.05) -> Float[Tensor, "n 2"]:
+def gaussian_mixture(
+    n: int, generator: Generator, means: Float[Tensor, "k 2"] | None = None, deviation: float = 0.05
+) -> Float[Tensor, "n 2"]:
     """Equal Gaussians about `means` as they are; default: 8 on the circle that makes the whole DEVIATION."""
     if means is None:
         radius = math.sqrt(2 * (DEVIATION**2 - deviation**2))  # radius^2 / 2 + deviation^2 = DEVIATION^2

@@ -11,6 +11,7 @@ transposes. Eigenvectors of a non-normal matrix are not orthogonal, so coefficie
 eigenvectors, never from the conjugated right ones. numpy in double precision: LAPACK's SVD and non-symmetric
 eigensolver are the whole machine.
 """
+
 from collections.abc import Callable
 from itertools import combinations_with_replacement
 from typing import NamedTuple
@@ -27,6 +28,7 @@ class DMD(NamedTuple):
     Column j of `modes` is a right eigenvector, column j of `left` a left one; eigenvalues are those of one
     step dt.
     """
+
     eigenvalues: Complex[np.ndarray, " r"]
     modes: Complex[np.ndarray, "n r"]
     left: Complex[np.ndarray, "n r"]
@@ -45,6 +47,7 @@ class EDMD(NamedTuple):
     Eigenfunction j is psi(x) @ right[:, j], of mean square one on the data; left^H right = I; the state is
     recovered as x ~ sum_j phi_j(x) modes[j]. `residuals` are ResDMD's, on the data of the fit.
     """
+
     eigenvalues: Complex[np.ndarray, " r"]
     right: Complex[np.ndarray, "k r"]
     left: Complex[np.ndarray, "k r"]
@@ -62,6 +65,7 @@ class EDMD(NamedTuple):
 
 class Monomials(NamedTuple):
     """The dictionary of monomials x^e, one for each row e of `exponents`: (..., n) -> (..., k)."""
+
     exponents: Int[np.ndarray, "k n"]
 
     def __call__(self, x: Inexact[np.ndarray, "*batch n"]) -> Inexact[np.ndarray, "*batch k"]:
@@ -96,8 +100,9 @@ def dmd(x: Snapshots, y: Snapshots | None = None, rank: int | None = None, dt: f
     return DMD(eigenvalues, modes, (W_inverse @ U.conj().T).conj().T, s, dt)
 
 
-def forecast(fit: DMD, x: Inexact[np.ndarray, "*batch n"],
-             times: Real[np.ndarray, " k"]) -> Complex[np.ndarray, "k *batch n"]:
+def forecast(
+    fit: DMD, x: Inexact[np.ndarray, "*batch n"], times: Real[np.ndarray, " k"]
+) -> Complex[np.ndarray, "k *batch n"]:
     """Carry states to the given times: x(t) = sum_j modes_j exp(rates_j t) (left_j^H x), complex.
 
     For t = dt, 2 dt, ... this is A^k x exactly; at t = 0 it is x projected on the modes.
@@ -135,8 +140,7 @@ def edmd(x: Snapshots, y: Snapshots, dictionary: Callable, rank: int | None = No
     return EDMD(eigenvalues, right, left, modes, lower @ K @ lift, residual, dictionary, dt)
 
 
-def eigenfunctions(fit: DMD | EDMD,
-                   x: Inexact[np.ndarray, "*batch n"]) -> Complex[np.ndarray, "*batch r"]:
+def eigenfunctions(fit: DMD | EDMD, x: Inexact[np.ndarray, "*batch n"]) -> Complex[np.ndarray, "*batch r"]:
     """The fitted Koopman eigenfunctions at x: left_j^H x for DMD, psi(x) @ right_j for EDMD."""
     return x @ fit.left.conj() if isinstance(fit, DMD) else fit.dictionary(x) @ fit.right
 

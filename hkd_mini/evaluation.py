@@ -1,10 +1,11 @@
 """Samples, drawn and judged: what `hkd-mini sample` and `hkd-mini evaluate` do, for scripts.
 
-Judged against the training pictures with the features of one fixed network: the Frechet distance between two Gaussians fitted to
-the features, and the shares of samples (precision) and pictures (recall) inside each other's manifold. The default network is the
-bundled CIFAR-10 classifier, offline; its distances rank models on this data and are not the FID of papers, which needs Inception.
-The same classifier also serves as HKD's perceptual loss, so a student may please it: compare with "inception" where you can.
-Chapter: 11 "What one step buys". Source: Heusel et al. 2017 (FID), Kynkaanniemi et al. 2019 (precision, recall).
+Judged against the training pictures with the features of one fixed network: the Frechet distance between two Gaussians
+fitted to the features, and the shares of samples (precision) and pictures (recall) inside each other's manifold. The
+default network is the bundled CIFAR-10 classifier, offline; its distances rank models on this data and are not the FID
+of papers, which needs Inception. The same classifier also serves as HKD's perceptual loss, so a student may please it:
+compare with "inception" where you can. Chapter: 11 "What one step buys". Source: Heusel et al. 2017 (FID), Kynkaanniemi
+et al. 2019 (precision, recall).
 """
 
 import os
@@ -15,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import metrics
+from .classifier import Classifier
 from .data import load_cifar10, to_uint8
 from .model import HKD
-from .networks import Classifier
 from .schedule import karras_sigmas
 from .teacher import Denoiser, heun
 from .weights import data_folder, resolve
@@ -32,8 +33,8 @@ def draw(
 ) -> Tensor:
     """n samples of an HKD (one evaluation each) or a teacher (2 steps - 1), uint8 (n, 3, h, w) or float32 (n, dim).
 
-    Noise, and classes where the model has them and none are given, come from a generator seeded with `seed`, whatever the batch.
-    Raises ValueError for n or batch below 1.
+    Noise, and classes where the model has them and none are given, come from a generator seeded with `seed`, whatever
+    the batch. Raises ValueError for n or batch below 1.
     """
     if n < 1 or batch < 1:
         raise ValueError(f"n = {n} samples, {batch} at once: at least 1 of each")
@@ -72,7 +73,9 @@ def extractor(features: str, device: str = "cpu") -> metrics.Extractor:
 
 
 def sheet(x: Float[Tensor, "n 3 h w"], columns: int, gap: int = 2, paper: int = 253) -> np.ndarray:
-    """Pictures in [-1, 1] side by side on one sheet of paper, `columns` a row: uint8 (height, width, 3), to be looked at."""
+    """Pictures in [-1, 1] side by side on one sheet of paper, `columns` a row: uint8 (height, width, 3), to be looked
+    at.
+    """
     n, _, h, w = x.shape
     rows = -(-n // columns)
     out = torch.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), paper, dtype=torch.uint8)
@@ -83,19 +86,24 @@ def sheet(x: Float[Tensor, "n 3 h w"], columns: int, gap: int = 2, paper: int = 
 
 
 @torch.no_grad()
-def evaluate(samples: Tensor, data: str | None = None, features: str = "cifar", device: str = "cpu", real: int | None = None) -> dict:
+def evaluate(
+    samples: Tensor, data: str | None = None, features: str = "cifar", device: str = "cpu", real: int | None = None
+) -> dict:
     """Frechet distance of uint8 samples (n, 3, 32, 32), with precision and recall when `data` names CIFAR-10's folder.
 
-    The reference is the training pictures in `data`, or the bundled statistics of them ("cifar" features only); `features` is
-    "cifar" (bundled), a classifier's folder, or "inception". Returns a dict of plain numbers. Raises ValueError for samples of
-    another size, other features, or any but "cifar" without `data`. `real` takes only the first so many training pictures.
+    The reference is the training pictures in `data`, or the bundled statistics of them ("cifar" features only);
+    `features` is "cifar" (bundled), a classifier's folder, or "inception". Returns a dict of plain numbers. Raises
+    ValueError for samples of another size, other features, or any but "cifar" without `data`. `real` takes only the
+    first so many training pictures.
     """
     if samples.ndim != 4 or tuple(samples.shape[1:]) != (3, 32, 32):
         raise ValueError(f"samples of shape {tuple(samples.shape)}: wanted (n, 3, 32, 32), the size of CIFAR-10")
     if real is not None and (real < 2 or data is None):
         raise ValueError(f"real = {real} pictures, data {data}: at least 2, of CIFAR-10's folder")
     if data is None and features != "cifar":
-        raise ValueError(f"features {features!r} need data, CIFAR-10's folder: only those of \"cifar\" have bundled statistics")
+        raise ValueError(
+            f'features {features!r} need data, CIFAR-10\'s folder: only those of "cifar" have bundled statistics'
+        )
     extract = extractor(features, device)
     fake = torch.cat(list(metrics.in_batches(samples, extract)))
     if data is None:
@@ -103,6 +111,9 @@ def evaluate(samples: Tensor, data: str | None = None, features: str = "cifar", 
         shares = {}
     else:
         seen = torch.cat(list(metrics.in_batches(load_cifar10("train", data).x[:real], extract)))
-        statistics, shares = metrics.statistics([seen]), metrics.precision_recall(seen[:MANIFOLD], fake[:MANIFOLD])._asdict()
+        statistics, shares = (
+            metrics.statistics([seen]),
+            metrics.precision_recall(seen[:MANIFOLD], fake[:MANIFOLD])._asdict(),
+        )
     frechet = metrics.frechet_distance(metrics.statistics([fake]), statistics)
     return {"frechet": frechet, **shares, "n": len(samples), "n_real": statistics.n, "features": features}

@@ -10,6 +10,7 @@ e^{alpha dt}, rotation by -beta dt. So z moves from any time to any other, forwa
 per number, and the generator can be read: its parameters are its eigenvalues.
 Chapters: 2 "Exact lifts", 9 "The architecture". Source: HKD (arXiv 2510.12220), eqs 3 and 4, appendix D.4.
 """
+
 import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor, nn
@@ -53,10 +54,10 @@ class KoopmanGenerator(nn.Module):
     ) -> Float[Tensor, "batch d h w"]:
         """Move states by dt: e^{A dt} z, exact for any dt, negative too.
 
-        `dt` is one number, or one per sample. `mask` (d/2, h, w), if given, multiplies the evolved pairs. `out`, without
-        gradients, takes the result: fetching new memory costs more than the product. Computed in A's precision, float32 at
-        least; returned in z's. Raises ValueError if z does not have this generator's channels and locations, or
-        `out` is z itself. Source: HKD eq 4.
+        `dt` is one number, or one per sample. `mask` (d/2, h, w), if given, multiplies the evolved pairs. `out`,
+        without gradients, takes the result: fetching new memory costs more than the product. Computed in A's precision,
+        float32 at least; returned in z's. Raises ValueError if z does not have this generator's channels and locations,
+        or `out` is z itself. Source: HKD eq 4.
         """
         self._check(z, out)
         c, s = self._turn(dt, mask)
@@ -71,7 +72,9 @@ class KoopmanGenerator(nn.Module):
         return out
 
     def _turn(self, dt: float | Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """e^{alpha dt} cos(beta dt) and e^{alpha dt} sin(beta dt), times the mask: (d/2, h, w), or with the batch before."""
+        """e^{alpha dt} cos(beta dt) and e^{alpha dt} sin(beta dt), times the mask: (d/2, h, w), or with the batch
+        before.
+        """
         alpha, beta = self._rates()
         dt = dt.to(alpha).view(-1, 1, 1, 1) if isinstance(dt, Tensor) else dt
         growth, angle = (alpha * dt).exp(), beta * dt
@@ -82,7 +85,9 @@ class KoopmanGenerator(nn.Module):
         return self.A.to(torch.promote_types(self.A.dtype, torch.float32)).chunk(2)
 
     def eigenvalues(self) -> Complex[Tensor, "pairs h w"]:
-        """alpha + i beta of every block; its conjugate is the block's other eigenvalue. Detached, complex64 for a float32 A."""
+        """alpha + i beta of every block; its conjugate is the block's other eigenvalue. Detached, complex64 for a
+        float32 A.
+        """
         return torch.complex(*self._rates()).detach()
 
     def dense(self) -> Float[Tensor, "h w d d"]:

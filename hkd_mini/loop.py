@@ -1,12 +1,14 @@
 """The training loop, which knows nothing of what it trains: a generator of steps.
 
-The loop is a generator: it yields a `Step` and leaves logging, plots and progress bars to whoever iterates. Each batch is a
-pure function of (seed, step), drawn whole and then shared out, so that a run resumed from a checkpoint, or spread over several
-processes, sees the same pictures and the same noise as an undisturbed one. A checkpoint is one safetensors file,
-written atomically, with all that the next step depends on: weights, their moving average, Adam's moments, the step, the RNG.
-Devices and processes are accelerate's business: `accelerate launch -m hkd_mini ...` or `torchrun` need no other code.
-Chapter: 10 "Training". Source: Adam (Kingma & Ba 2015); EMA by half-life in images, EDM appendix F.2; HKD algorithm 1.
+The loop is a generator: it yields a `Step` and leaves logging, plots and progress bars to whoever iterates. Each batch
+is a pure function of (seed, step), drawn whole and then shared out, so that a run resumed from a checkpoint, or spread
+over several processes, sees the same pictures and the same noise as an undisturbed one. A checkpoint is one safetensors
+file, written atomically, with all that the next step depends on: weights, their moving average, Adam's moments, the
+step, the RNG. Devices and processes are accelerate's business: `accelerate launch -m hkd_mini ...` or `torchrun` need
+no other code. Chapter: 10 "Training". Source: Adam (Kingma & Ba 2015); EMA by half-life in images, EDM appendix F.2;
+HKD algorithm 1.
 """
+
 import contextlib
 import copy
 import dataclasses
@@ -31,9 +33,10 @@ CHECKPOINT = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how fast. `images`, `warmup` and `ema_halflife` count training examples; `decay` is the last part of the run
-    over which the learning rate falls to zero (0: constant, as the HKD paper has it); `checkpoint` counts steps; `clip` is the
-    largest gradient norm (0: none). `times` (HKD) is s: T and s - 1 uniform times per path; `consistency=False` keeps T alone.
+    """How long and how fast. `images`, `warmup` and `ema_halflife` count training examples; `decay` is the last part of
+    the run over which the learning rate falls to zero (0: constant, as the HKD paper has it); `checkpoint` counts
+    steps; `clip` is the largest gradient norm (0: none). `times` (HKD) is s: T and s - 1 uniform times per path;
+    `consistency=False` keeps T alone.
     """
 
     images: int = 100_000
@@ -71,7 +74,9 @@ class TrainConfig:
         return self.lr * min(up, down)
 
     def ema_beta(self, step: int) -> float:
-        """EMA's keep rate: a half-life in images that grows with the run (a 20th of what was seen) up to `ema_halflife`."""
+        """EMA's keep rate: a half-life in images that grows with the run (a 20th of what was seen) up to
+        `ema_halflife`.
+        """
         halflife = min(self.ema_halflife, 0.05 * (step + 1) * self.batch)
         return 0.5 ** (self.batch / max(halflife, 1e-8))
 
@@ -103,18 +108,25 @@ class Objective(nn.Module):
 
 def generator(seed: int, *where: int) -> torch.Generator:
     """The random numbers of one place in a run (a step, a shard): a function of (seed, *where) and nothing else."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, *where]).generate_state(1, np.uint64)[0] >> 1))
+    return torch.Generator().manual_seed(
+        int(np.random.SeedSequence([seed, *where]).generate_state(1, np.uint64)[0] >> 1)
+    )
 
 
 def fit(
-    model: nn.Module, batch: Callable[[int], dict], loss: Callable, config: TrainConfig, out: str | None = None, resume: bool = False
+    model: nn.Module,
+    batch: Callable[[int], dict],
+    loss: Callable,
+    config: TrainConfig,
+    out: str | None = None,
+    resume: bool = False,
 ) -> Iterator[Step]:
     """Train `model` in place, yielding after every step; when the loop ends the model holds the averaged weights.
 
-    `batch(step)` returns the global batch as tensors, `loss(model, progress=..., **batch)` a dict of scalars with "loss".
-    With `out`, checkpoints go to that folder, and SIGINT or SIGTERM saves one and ends the loop (`Step.stopped`).
-    Raises FloatingPointError for a loss that is not finite, with the step and seed that reproduce its batch; ValueError for a
-    checkpoint of another configuration; ImportError without accelerate.
+    `batch(step)` returns the global batch as tensors, `loss(model, progress=..., **batch)` a dict of scalars with
+    "loss". With `out`, checkpoints go to that folder, and SIGINT or SIGTERM saves one and ends the loop
+    (`Step.stopped`). Raises FloatingPointError for a loss that is not finite, with the step and seed that reproduce its
+    batch; ValueError for a checkpoint of another configuration; ImportError without accelerate.
     """
     run = Run(model, loss, config, out)
     start, began = run.load() if resume else 0, time.monotonic()
@@ -145,10 +157,12 @@ class Run:
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
         self.ema = copy.deepcopy(model).requires_grad_(False).eval()
         weights = [p for p in model.parameters() if p.requires_grad]
-        self.adam = torch.optim.Adam(weights, config.lr, weight_decay=config.weight_decay, fused=device.type in ("cpu", "cuda"))
+        self.adam = torch.optim.Adam(
+            weights, config.lr, weight_decay=config.weight_decay, fused=device.type in ("cpu", "cuda")
+        )
         if config.compile:
             for part in model.modules():
-                if isinstance(part, (networks.Encoder, networks.Decoder, networks.Classifier)):
+                if isinstance(part, (networks.Encoder, networks.Decoder)):
                     part.compile()
         self.objective, self.optimizer = self.accelerator.prepare(Objective(model, loss), self.adam)
 
@@ -163,9 +177,14 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(terms["loss"])
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip or float("inf"))
-        values = {k: v.item() for k, v in self.accelerator.reduce({k: v.detach().float() for k, v in terms.items()}, "mean").items()}
+        values = {
+            k: v.item()
+            for k, v in self.accelerator.reduce({k: v.detach().float() for k, v in terms.items()}, "mean").items()
+        }
         if not (np.isfinite(values["loss"]) and torch.isfinite(norm)):
-            raise FloatingPointError(f"step {step}: loss {values['loss']}, gradient norm {float(norm)}; batch of (seed {config.seed}, step {step})")
+            raise FloatingPointError(
+                f"step {step}: loss {values['loss']}, gradient norm {float(norm)}; batch of seed {config.seed}"
+            )
         self.optimizer.step()
         self._average(config.ema_beta(step))
         return values, float(norm)
@@ -207,7 +226,7 @@ class Run:
         if saved != mine:
             other = ", ".join(f"{k}: {saved.get(k)} there, {mine[k]} here" for k in mine if saved.get(k) != mine[k])
             raise ValueError(f"{path} is of another configuration ({other}); resume with that one, or use a new folder")
-        part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}  # noqa: E731
+        part = lambda name: {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
         try:
             self.model.load_state_dict(part("model."))
         except RuntimeError as error:
@@ -216,7 +235,9 @@ class Run:
         state, weights = self.adam.state_dict(), self.adam.param_groups[0]["params"]
         for key, value in part("adam.").items():
             i, name = key.split(".")
-            if value.shape == weights[int(i)].shape:  # fused Adam runs through memory: moments must lie there as the weights do
+            if (
+                value.shape == weights[int(i)].shape
+            ):  # fused Adam runs through memory: moments must lie there as the weights do
                 value = torch.empty_like(weights[int(i)], device="cpu").copy_(value)
             state["state"].setdefault(int(i), {})[name] = value
         self.adam.load_state_dict(state)

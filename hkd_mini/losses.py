@@ -1,11 +1,12 @@
 """How far a decoded picture is from the end of its path, and the loss that HKD minimises.
 
-d(a, b) = l1 MSE(a, b) + l2 P(a, b), where P compares the features that a fixed network sees. The paper takes LPIPS for P
-and lets l1 fall from 1 to 1e-3 during training, so that first the picture is placed, then its texture. LPIPS needs a
-trunk trained on ImageNet, which is a download; offline the bundled CIFAR-10 classifier looks instead, and what it
-sees is called a *feature distance*, since it is not LPIPS. The loss is a mean over T and s - 1 other times of the path.
+d(a, b) = l1 MSE(a, b) + l2 P(a, b), where P compares the features that a fixed network sees. The paper takes LPIPS for
+P and lets l1 fall from 1 to 1e-3 during training, so that first the picture is placed, then its texture. LPIPS needs a
+trunk trained on ImageNet, which is a download; offline the bundled CIFAR-10 classifier looks instead, and what it sees
+is called a *feature distance*, since it is not LPIPS. The loss is a mean over T and s - 1 other times of the path.
 Chapter: 10 "Training". Source: HKD eq 6 and appendix D.4; LPIPS, Zhang et al. 2018.
 """
+
 import pathlib
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .networks import Classifier
+from .classifier import Classifier
 from .weights import CONFIG, resolve
 
 FEATURES = "features-cifar10"
@@ -37,7 +38,9 @@ class Distance(nn.Module):
 
     @classmethod
     def of(cls, name: str) -> "Distance":
-        """By name: "cifar" (bundled, offline), a classifier's folder, "alex", "vgg", "squeeze" (LPIPS, a download), "none"."""
+        """By name: "cifar" (bundled, offline), a classifier's folder, "alex", "vgg", "squeeze" (LPIPS, a download),
+        "none".
+        """
         if name == "none":
             return cls(None)
         folder = resolve(FEATURES) if name == "cifar" else pathlib.Path(name)
@@ -82,7 +85,9 @@ def lpips(trunk: str) -> nn.Module:
     weights are not in torch's cache and cannot be downloaded.
     """
     if trunk not in ("alex", "vgg", "squeeze"):
-        raise ValueError(f"trunk {trunk!r}: one of alex, vgg, squeeze (LPIPS), cifar (bundled), none, or a classifier's folder")
+        raise ValueError(
+            f"trunk {trunk!r}: one of alex, vgg, squeeze (LPIPS), cifar (bundled), none, or a classifier's folder"
+        )
     mend_torchvision()
     import urllib.error
 
@@ -93,7 +98,9 @@ def lpips(trunk: str) -> nn.Module:
     try:
         return package.LPIPS(net=trunk, verbose=False).requires_grad_(False)
     except (urllib.error.URLError, OSError) as error:
-        raise ConnectionError(f'the ImageNet weights of {trunk} could not be downloaded ({error}); offline use "cifar"') from error
+        raise ConnectionError(
+            f'the ImageNet weights of {trunk} could not be downloaded ({error}); offline use "cifar"'
+        ) from error
 
 
 def mend_torchvision() -> None:
@@ -124,14 +131,16 @@ def hkd_loss(
     progress: float = 1.0,
     labels: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Trajectory consistency and reconstruction in one mean: d(decode(e^{A (eps - t)} encode(x_t)), x_eps) over s times.
+    """Trajectory consistency and reconstruction in one mean: d(decode(e^{A (eps - t)} encode(x_t)), x_eps) over s
+    times.
 
-    x[:, k] is the path at level sigma[:, k], with k = 0 at T (reconstruction) and the rest anywhere (consistency); `end` is
-    the path's end. Times are folded into the batch. Returns scalars: loss, mse, perceptual, mse_T. Source: HKD eq 6, algorithm 1.
+    x[:, k] is the path at level sigma[:, k], with k = 0 at T (reconstruction) and the rest anywhere (consistency);
+    `end` is the path's end. Times are folded into the batch. Returns scalars: loss, mse, perceptual, mse_T. Source: HKD
+    eq 6, algorithm 1.
     """
     s = x.shape[1]
     t = model.clock.time(sigma.flatten())
-    repeat = lambda v: None if v is None else v.repeat_interleave(s, dim=0)  # noqa: E731
+    repeat = lambda v: None if v is None else v.repeat_interleave(s, dim=0)
     states = model.encode(x.flatten(0, 1), t, repeat(labels))
     image = model.decode(model.evolve(states, t, model.clock.eps), repeat(labels))
     d, mse, p = distance(image, repeat(end), progress)

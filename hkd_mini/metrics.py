@@ -8,6 +8,7 @@ invariant subspace and needs no picture at all. Features come from the bundled c
 numbers are its own and compare with nothing outside this package) or from Inception (the literature's FID).
 Everything is accumulated in float64, in flat memory. Chapters: 11 "What one step buys", 12 "Theorems".
 """
+
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -212,13 +213,17 @@ def inception_features(device: str | torch.device = "cpu") -> Extractor:
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except (ImportError, RuntimeError) as error:
-        raise ImportError(f"Inception features need torch-fidelity ({error}): `pip install torch-fidelity`, "
-                          "and losses.mend_torchvision() where torchvision does not load") from error
+        raise ImportError(
+            f"Inception features need torch-fidelity ({error}): `pip install torch-fidelity`, "
+            "and losses.mend_torchvision() where torchvision does not load"
+        ) from error
     try:
         net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).eval().to(device)
     except OSError as error:
-        raise OSError(f"no Inception weights ({error}): go online once, {torch.hub.get_dir()} keeps them; or "
-                      "use classifier_features") from error
+        raise OSError(
+            f"no Inception weights ({error}): go online once, {torch.hub.get_dir()} keeps them; or "
+            "use classifier_features"
+        ) from error
 
     @torch.no_grad()
     def extract(images: Num[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch dim"]:

@@ -1,4 +1,4 @@
-"""The networks: EDM's U-Net cut at its waist, a small MLP for points, a classifier for looking at pictures.
+"""The networks: EDM's U-Net cut at its waist, and a small MLP for points.
 
 A U-Net goes down, keeping one feature map per block, and up again, taking them back last in first out. Cut
 between, it is an encoder that lifts x to a list of states z^(l) and a decoder that reads them: HKD puts its linear
@@ -8,6 +8,7 @@ level, group norm, residual blocks scaled by sqrt(1/2), attention at one resolut
 `patch=2` folds 2x2 pixels into channels first: a quarter of the locations, for machines with little compute.
 Chapter: 9 "The architecture". Source: EDM appendix F.1, Song et al. 2021 (DDPM++), method table of the book.
 """
+
 import math
 from dataclasses import dataclass
 
@@ -16,16 +17,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .weights import Saved
-
 
 @dataclass(frozen=True)
 class UNetConfig:
     """Widths of the U-Net. The defaults are EDM's unconditional CIFAR-10 network, 55.7 million parameters.
 
-    channels * mult[i] is the width at resolution resolution / patch / 2^i; `attention` lists resolutions (after the patch).
-    `labels` is the number of classes, 0 for none. `adaptive_scale` adds a noise-dependent scale to the shift (EDM's own
-    CIFAR-10 nets have the shift alone).
+    channels * mult[i] is the width at resolution resolution / patch / 2^i; `attention` lists resolutions (after the
+    patch). `labels` is the number of classes, 0 for none. `adaptive_scale` adds a noise-dependent scale to the shift
+    (EDM's own CIFAR-10 nets have the shift alone).
     """
 
     resolution: int = 32
@@ -45,7 +44,9 @@ class UNetConfig:
         if self.patch not in (1, 2):
             raise ValueError(f"patch = {self.patch}: 1 (EDM's layout) or 2 (2x2 pixels folded into channels)")
         if self.resolution % (self.patch << (len(self.mult) - 1)):
-            raise ValueError(f"resolution {self.resolution} cannot be halved {len(self.mult) - 1} times at patch {self.patch}")
+            raise ValueError(
+                f"resolution {self.resolution} cannot be halved {len(self.mult) - 1} times at patch {self.patch}"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,13 +62,19 @@ class UNetConfig:
     def state_shapes(self) -> list[tuple[int, int, int]]:
         """(d, h, w) of every state: a level's first skip has the width of the level above, then `blocks` of its own."""
         above = [self.channels] + [width for _, width in self.widths[:-1]]
-        skips = [(d, res, res) for (res, width), c in zip(self.widths, above, strict=True) for d in [c] + [width] * self.blocks]
+        skips = [
+            (d, res, res)
+            for (res, width), c in zip(self.widths, above, strict=True)
+            for d in [c] + [width] * self.blocks
+        ]
         return [*skips, skips[-1]]
 
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """Widths of the network for point sets in `dim` dimensions: one state of `state` numbers, `depth` hidden layers a side."""
+    """Widths of the network for point sets in `dim` dimensions: one state of `state` numbers, `depth` hidden layers a
+    side.
+    """
 
     dim: int = 2
     channels: int = 32
@@ -134,7 +141,9 @@ class Embedding(nn.Module):
 class UNetBlock(nn.Module):
     """A residual block told the noise level, at will resampling by 2 (`"down"`, `"up"`) and with attention."""
 
-    def __init__(self, c_in: int, c_out: int, emb: int, config: UNetConfig, resample: str = "", attention: bool = False):
+    def __init__(
+        self, c_in: int, c_out: int, emb: int, config: UNetConfig, resample: str = "", attention: bool = False
+    ):
         super().__init__()
         self.resample, self.adaptive, self.dropout = resample, config.adaptive_scale, config.dropout
         self.norm0, self.conv0 = norm(c_in), conv(c_in, c_out, 3)
@@ -142,7 +151,11 @@ class UNetBlock(nn.Module):
         self.norm1, self.conv1 = norm(c_out), conv(c_out, c_out, 3, gain=1e-5)
         self.skip = conv(c_in, c_out, 1) if c_in != c_out or resample else None
         if attention:
-            self.norm2, self.qkv, self.proj = norm(c_out), conv(c_out, 3 * c_out, 1, 0.2**0.5), conv(c_out, c_out, 1, 1e-5)
+            self.norm2, self.qkv, self.proj = (
+                norm(c_out),
+                conv(c_out, 3 * c_out, 1, 0.2**0.5),
+                conv(c_out, c_out, 1, 1e-5),
+            )
         self.attention = attention
 
     def forward(self, x: Float[Tensor, "batch c h w"], emb: Float[Tensor, "batch emb"]) -> Tensor:
@@ -174,12 +187,13 @@ class UNetBlock(nn.Module):
 class Encoder(nn.Module):
     """The way down: x, scaled, to a list of states, one per skip and one for the bottleneck.
 
-    forward(x (batch, c, r, r), emb (batch, emb)) -> [(batch, d_l, h_l, w_l)], fine to coarse; shapes as `UNetConfig.state_shapes`.
+    forward(x (batch, c, r, r), emb (batch, emb)) -> [(batch, d_l, h_l, w_l)], fine to coarse; shapes as
+    `UNetConfig.state_shapes`.
 
-    The last state is what enters the bottleneck: the same tensor as the last skip, but a state (and an operator) of its own.
-    From EDM: `model.enc.X` -> `blocks.X`, `model.map_*` -> `Embedding`, `model.dec.X` -> Decoder's `blocks.X`, with
-    `32x32_aux_norm` and `32x32_aux_conv` -> `out_norm` and `out_conv`; convolution, affine, qkv and norm tensors keep their
-    shapes and order. At patch 1 that is the whole map.
+    The last state is what enters the bottleneck: the same tensor as the last skip, but a state (and an operator) of its
+    own. From EDM: `model.enc.X` -> `blocks.X`, `model.map_*` -> `Embedding`, `model.dec.X` -> Decoder's `blocks.X`,
+    with `32x32_aux_norm` and `32x32_aux_conv` -> `out_norm` and `out_conv`; convolution, affine, qkv and norm tensors
+    keep their shapes and order. At patch 1 that is the whole map.
     """
 
     def __init__(self, config: UNetConfig):
@@ -233,7 +247,9 @@ class Decoder(nn.Module):
 
 
 class PointNet(nn.Module):
-    """One half of the network for points: a residual MLP told the noise level; the encoder's output is one state (b, d, 1, 1)."""
+    """One half of the network for points: a residual MLP told the noise level; the encoder's output is one state (b, d,
+    1, 1).
+    """
 
     def __init__(self, config: MLPConfig, encode: bool):
         super().__init__()
@@ -261,57 +277,8 @@ class Network(nn.Module):
         self.encoder = PointNet(config, encode=True) if points else Encoder(config)
         self.decoder = PointNet(config, encode=False) if points else Decoder(config)
 
-    def forward(self, x: Float[Tensor, "batch ..."], c_noise: Float[Tensor, "batch"], labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "batch ..."], c_noise: Float[Tensor, "batch"], labels: Tensor | None = None
+    ) -> Tensor:
         emb = self.embedding(c_noise, labels)
         return self.decoder(self.encoder(x, emb), emb)
-
-
-@dataclass(frozen=True)
-class ClassifierConfig:
-    """Widths of the three stages (16x16, 8x8, 4x4 for 32x32 pictures) and the number of classes."""
-
-    widths: tuple[int, ...] = (64, 128, 256)
-    classes: int = 10
-
-    def __post_init__(self):
-        object.__setattr__(self, "widths", tuple(self.widths))
-
-
-class Classifier(nn.Module, Saved):
-    """A compact ResNet for 3x32x32 pictures in [-1, 1], made to be looked through.
-
-    `features(x)` lists one map per stage (for a perceptual distance), `embed(x)` (batch, widths[-1]) pools the last (for a
-    Frechet distance), forward gives logits (batch, classes). The first convolution sees 2x2 patches, so it is cheap on a CPU.
-    """
-
-    config_types = (ClassifierConfig,)
-
-    def __init__(self, config: ClassifierConfig = ClassifierConfig()):
-        super().__init__()
-        self.config = config
-        self.stages, c = nn.ModuleList(), 12
-        for width in config.widths:
-            self.stages.append(nn.ModuleList([conv_bn(c, width), conv_bn(width, width), conv_bn(width, width)]))
-            c = width
-        self.head = nn.Linear(c, config.classes)
-
-    def features(self, x: Float[Tensor, "batch 3 h w"]) -> list[Tensor]:
-        """One map per stage: (batch, widths[i], h / 2^(i+1), w / 2^(i+1))."""
-        maps, x = [], F.pixel_unshuffle(x, 2)
-        for i, (widen, first, second) in enumerate(self.stages):
-            x = widen(F.max_pool2d(x, 2) if i else x)
-            x = x + second(first(x))
-            maps.append(x)
-        return maps
-
-    def embed(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch dim"]:
-        """The mean over locations of the last map."""
-        return self.features(x)[-1].mean((2, 3))
-
-    def forward(self, x: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch classes"]:
-        return self.head(self.embed(x))
-
-
-def conv_bn(c_in: int, c_out: int) -> nn.Sequential:
-    """3x3 convolution, batch norm, ReLU."""
-    return nn.Sequential(nn.Conv2d(c_in, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU())

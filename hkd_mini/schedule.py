@@ -9,6 +9,7 @@ chose. The choice is made here, once, and it is invertible: `CLOCKS[name].time(s
 clock time grows with noise: T = time(sigma_max) is pure noise and eps = time(sigma_min) is the picture.
 Chapters: 6 "Clocks", 8 "Diffusion as a flow". Source: Karras et al. 2022 (EDM), table 1.
 """
+
 import math
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,12 +1,13 @@
 """Reading the generator: its eigenvalues are its parameters, so a spectrum costs nothing.
 
-Each state of an HKD has d/2 eigenvalues alpha + i beta at every location (and their conjugates). In the model's clock a mode
-changes by e^{alpha dt} and turns by beta dt; with T - eps = 1 (clock "rho") e^{-alpha} is its gain on the way from noise to picture.
-A band is a set of modes chosen by the quantiles of a rate; bands of one state partition its modes, so their masks sum to one
-and their parts of a state sum to the whole. Which band carries what is measured, never named beforehand: the paper's
-own statements about "low" and "high" frequencies disagree.
-Chapter: 13 "Reading the spectrum". Source: HKD appendix B.2, section 4.2.
+Each state of an HKD has d/2 eigenvalues alpha + i beta at every location (and their conjugates). In the model's clock a
+mode changes by e^{alpha dt} and turns by beta dt; with T - eps = 1 (clock "rho") e^{-alpha} is its gain on the way from
+noise to picture. A band is a set of modes chosen by the quantiles of a rate; bands of one state partition its modes, so
+their masks sum to one and their parts of a state sum to the whole. Which band carries what is measured, never named
+beforehand: the paper's own statements about "low" and "high" frequencies disagree. Chapter: 13 "Reading the spectrum".
+Source: HKD appendix B.2, section 4.2.
 """
+
 import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
@@ -15,9 +16,11 @@ from .model import HKD
 
 
 def spectrum(model: HKD) -> list[Complex[Tensor, "pairs h w"]]:
-    """Eigenvalues alpha + i beta of every state's generator, fine to coarse, the bottleneck's last: complex64 (d_l/2, h_l, w_l).
+    """Eigenvalues alpha + i beta of every state's generator, fine to coarse, the bottleneck's last: complex64 (d_l/2,
+    h_l, w_l).
 
-    Rates per unit of the model's clock; the conjugates are left out. With `spatial="shared"` h = w = 1. Source: HKD eq 4.
+    Rates per unit of the model's clock; the conjugates are left out. With `spatial="shared"` h = w = 1. Source: HKD eq
+    4.
     """
     return [generator.eigenvalues().cpu() for generator in model.generators]
 
@@ -36,7 +39,8 @@ def gains(model: HKD, t: float, s: float) -> list[Float[Tensor, "pairs h w"]]:
 
 
 def rate(eigenvalues: Complex[Tensor, "..."], key: str = "alpha") -> Float[Tensor, "..."]:
-    """What modes are sorted by: "alpha" (signed growth rate), "abs" (its magnitude), "beta" (magnitude of the frequency).
+    """What modes are sorted by: "alpha" (signed growth rate), "abs" (its magnitude), "beta" (magnitude of the
+    frequency).
 
     Raises ValueError for another key. The paper's text says the first, its figure 4 the second.
     """
@@ -49,10 +53,11 @@ def rate(eigenvalues: Complex[Tensor, "..."], key: str = "alpha") -> Float[Tenso
 def band_masks(
     eigenvalues: list[Complex[Tensor, "_ _ _"]], bands: int = 4, key: str = "alpha"
 ) -> list[Bool[Tensor, "bands _ _ _"]]:
-    """Split every state's modes into `bands` equal parts by rank of a rate, lowest first: masks that sum to one everywhere.
+    """Split every state's modes into `bands` equal parts by rank of a rate, lowest first: masks that sum to one
+    everywhere.
 
-    Equal rates (a generator that is all zero, say) are split in storage order, so that a band never is empty by accident.
-    Give the states of one resolution alone to rank within a level. Raises ValueError for fewer than one band.
+    Equal rates (a generator that is all zero, say) are split in storage order, so that a band never is empty by
+    accident. Give the states of one resolution alone to rank within a level. Raises ValueError for fewer than one band.
     """
     if bands < 1:
         raise ValueError(f"bands = {bands}: need at least 1")

@@ -11,6 +11,7 @@ States are batches, shape (..., n), as everywhere in this package. The module us
 precision: nothing here is learned, so nothing needs gradients, and scipy brings an eighth-order solver and
 elliptic integrals.
 """
+
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ class System(NamedTuple):
     `eigenfunctions(x)` has shape (..., k); its columns obey phi_j(Phi_t(x)) = exp(rates_j t) phi_j(x). What
     is not known is None.
     """
+
     name: str
     field: Callable[[State], State]
     flow: Callable[[State, float], State]
@@ -41,6 +43,7 @@ class System(NamedTuple):
 
 class Pairs(NamedTuple):
     """States x and where the flow takes them in one step: y = Phi_dt(x); both (count, n)."""
+
     x: Float[np.ndarray, "count n"]
     y: Float[np.ndarray, "count n"]
 
@@ -58,8 +61,15 @@ def linear(matrix: Float[np.ndarray, "n n"]) -> System:
     if np.linalg.cond(right) * np.finfo(float).eps > 1e-4:
         raise ValueError(f"a linear system needs a basis of eigenvectors, {A.tolist()} has none")
     left = np.linalg.inv(right)
-    return System("linear", lambda x: x @ A.T, lambda x, t: x @ expm(A * t).T, lambda x: x, A,
-                  lambda x: x @ left.T, rates.astype(complex))
+    return System(
+        "linear",
+        lambda x: x @ A.T,
+        lambda x, t: x @ expm(A * t).T,
+        lambda x: x,
+        A,
+        lambda x: x @ left.T,
+        rates.astype(complex),
+    )
 
 
 def spiral(alpha: float = -0.1, beta: float = 1.0) -> System:
@@ -77,6 +87,7 @@ def slow_manifold(mu: float = -0.1, lam: float = -1.0) -> System:
     2016). At the resonance lam = 2 mu the flow is still exact, but the lift is a
     Jordan block: no eigenfunctions.
     """
+
     def field(x):
         return np.stack([mu * x[..., 0], lam * (x[..., 1] - x[..., 0] ** 2)], -1)
 
@@ -130,6 +141,7 @@ def pendulum(damping: float = 0.0) -> System:
     The unit of time is sqrt(length / gravity). Undamped, each energy has its own frequency
     (`pendulum_period`): a continuous Koopman spectrum (Lusch et al. 2018).
     """
+
     def field(x):
         return np.stack([x[..., 1], -np.sin(x[..., 0]) - damping * x[..., 1]], -1)
 
@@ -138,6 +150,7 @@ def pendulum(damping: float = 0.0) -> System:
 
 def duffing(damping: float = 0.5) -> System:
     """q'' = q - q^3 - damping q', x = (q, q'): wells at +-1, a saddle at 0 (Williams et al. 2015)."""
+
     def field(x):
         return np.stack([x[..., 1], x[..., 0] - x[..., 0] ** 3 - damping * x[..., 1]], -1)
 
@@ -146,6 +159,7 @@ def duffing(damping: float = 0.5) -> System:
 
 def van_der_pol(mu: float = 1.0) -> System:
     """q'' = mu (1 - q^2) q' - q, x = (q, q'): one attracting cycle, no closed form for it."""
+
     def field(x):
         return np.stack([x[..., 1], mu * (1 - x[..., 0] ** 2) * x[..., 1] - x[..., 0]], -1)
 
@@ -199,8 +213,7 @@ def trajectory(system: System, x: State, times: Real[np.ndarray, " k"]) -> Float
     return np.stack(path)
 
 
-def snapshot_pairs(system: System, count: int, dt: float, box: tuple,
-                   generator: np.random.Generator) -> Pairs:
+def snapshot_pairs(system: System, count: int, dt: float, box: tuple, generator: np.random.Generator) -> Pairs:
     """`count` states drawn uniformly from the box (low, high), each with its image after dt.
 
     `low` and `high` are scalars or length n; at least one has to say n. ValueError for an empty box or no

@@ -1,11 +1,13 @@
 """The teacher: a denoiser, and the ordinary differential equation that it turns noise into pictures with.
 
-A denoiser D(x; sigma) guesses the clean picture behind x = x0 + sigma n. Along dx/dsigma = (x - D(x; sigma)) / sigma, the
-probability-flow ODE, noise at sigma_max flows to data at 0, deterministically: a flow map, so a Koopman operator.
+A denoiser D(x; sigma) guesses the clean picture behind x = x0 + sigma n. Along dx/dsigma = (x - D(x; sigma)) / sigma,
+the probability-flow ODE, noise at sigma_max flows to data at 0, deterministically: a flow map, so a Koopman operator.
 Two denoisers are known exactly (of a finite point set, of a Gaussian), which lets theory be tested; the third is a
-network in EDM's preconditioning. A sampler is a plain function of a denoiser and a list of levels; it returns the whole path.
-Chapters: 7 "One step in the plane", 8 "Diffusion as a flow". Source: Karras et al. 2022 (EDM), table 1, algorithm 2.
+network in EDM's preconditioning. A sampler is a plain function of a denoiser and a list of levels; it returns the whole
+path. Chapters: 7 "One step in the plane", 8 "Diffusion as a flow". Source: Karras et al. 2022 (EDM), table 1, algorithm
+2.
 """
+
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,9 +32,9 @@ def expand(sigma: float | Tensor, x: Tensor) -> Tensor:
 class Denoiser(nn.Module, Saved):
     """A network in EDM's preconditioning: D(x; sigma) = c_skip x + c_out F(c_in x; c_noise).
 
-    c_skip = s^2 / (sigma^2 + s^2), c_out = sigma s / sqrt(sigma^2 + s^2), c_in = 1 / sqrt(sigma^2 + s^2), c_noise = ln(sigma) / 4,
-    with s = `SIGMA_DATA` the data's deviation. x (batch, *shape), sigma a number or (batch,), labels (batch,) class indices or None.
-    Returns x's shape in x's dtype. Source: EDM, table 1.
+    c_skip = s^2 / (sigma^2 + s^2), c_out = sigma s / sqrt(sigma^2 + s^2), c_in = 1 / sqrt(sigma^2 + s^2), c_noise =
+    ln(sigma) / 4, with s = `SIGMA_DATA` the data's deviation. x (batch, *shape), sigma a number or (batch,), labels
+    (batch,) class indices or None. Returns x's shape in x's dtype. Source: EDM, table 1.
     """
 
     config_types = (UNetConfig, MLPConfig)
@@ -42,7 +44,10 @@ class Denoiser(nn.Module, Saved):
         self.config, self.net = config, Network(config)
 
     def forward(
-        self, x: Float[Tensor, "batch ..."], sigma: float | Float[Tensor, "#batch"], labels: Int[Tensor, "batch"] | None = None
+        self,
+        x: Float[Tensor, "batch ..."],
+        sigma: float | Float[Tensor, "#batch"],
+        labels: Int[Tensor, "batch"] | None = None,
     ) -> Float[Tensor, "batch ..."]:
         s, level = SIGMA_DATA, expand(sigma, x)
         total = (level**2 + s**2).sqrt()
@@ -61,7 +66,9 @@ def one_hot(labels: Tensor | None, classes: int) -> Tensor | None:
     if not classes:
         raise ValueError("labels were given, but this network has no classes (labels = 0 in its config)")
     if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"labels from {int(labels.min())} to {int(labels.max())}: this network knows 0 to {classes - 1}")
+        raise ValueError(
+            f"labels from {int(labels.min())} to {int(labels.max())}: this network knows 0 to {classes - 1}"
+        )
     return F.one_hot(labels.long(), classes).float()
 
 
@@ -92,7 +99,9 @@ def exact_denoiser(points: Float[Tensor, "n ..."]) -> Denoise:
 
 
 def gaussian_denoiser(mean: Float[Tensor, "dim"], cov: Float[Tensor, "dim dim"]) -> Denoise:
-    """The best denoiser of N(mean, cov): D(x; sigma) = mean + cov (cov + sigma^2 I)^-1 (x - mean). x is (batch, dim)."""
+    """The best denoiser of N(mean, cov): D(x; sigma) = mean + cov (cov + sigma^2 I)^-1 (x - mean). x is (batch,
+    dim).
+    """
     lam, basis = torch.linalg.eigh(cov.double())
     mean = mean.double()
 
@@ -105,7 +114,9 @@ def gaussian_denoiser(mean: Float[Tensor, "dim"], cov: Float[Tensor, "dim dim"])
 
 
 class Path(NamedTuple):
-    """A sampled path: `sigmas` (K,) falling, `x` (K, batch, *shape) with x[0] the noise and x[-1] the picture, `nfe` evaluations."""
+    """A sampled path: `sigmas` (K,) falling, `x` (K, batch, *shape) with x[0] the noise and x[-1] the picture, `nfe`
+    evaluations.
+    """
 
     sigmas: Tensor
     x: Tensor
@@ -123,7 +134,8 @@ def _start(x: Tensor, sigmas: Tensor) -> None:
 def euler(denoiser: Denoise, x_T: Tensor, sigmas: Tensor, labels: Tensor | None = None) -> Path:
     """Euler's method on the probability-flow ODE, which is DDIM: x_s = D + (s / t) (x_t - D).
 
-    x_T (batch, *shape) already at level sigmas[0]; one evaluation a step. Source: Song et al. 2021 (DDIM) in EDM's letters.
+    x_T (batch, *shape) already at level sigmas[0]; one evaluation a step. Source: Song et al. 2021 (DDIM) in EDM's
+    letters.
     """
     _start(x_T, sigmas)
     path = [x_T]
@@ -137,7 +149,8 @@ def euler(denoiser: Denoise, x_T: Tensor, sigmas: Tensor, labels: Tensor | None 
 def heun(denoiser: Denoise, x_T: Tensor, sigmas: Tensor, labels: Tensor | None = None) -> Path:
     """EDM's deterministic sampler: an Euler step, then the mean of the slopes at both ends, except into sigma = 0.
 
-    x_T (batch, *shape) already at level sigmas[0]. With karras_sigmas(N), 2N - 1 evaluations; order 2. Source: EDM, algorithm 1.
+    x_T (batch, *shape) already at level sigmas[0]. With karras_sigmas(N), 2N - 1 evaluations; order 2. Source: EDM,
+    algorithm 1.
     """
     _start(x_T, sigmas)
     path, nfe = [x_T], 0
@@ -153,11 +166,16 @@ def heun(denoiser: Denoise, x_T: Tensor, sigmas: Tensor, labels: Tensor | None =
 
 @torch.no_grad()
 def ddpm(
-    denoiser: Denoise, x_T: Tensor, sigmas: Tensor, labels: Tensor | None = None, generator: torch.Generator | None = None
+    denoiser: Denoise,
+    x_T: Tensor,
+    sigmas: Tensor,
+    labels: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> Path:
     """Ancestral (stochastic) sampling: each step draws from the Gaussian posterior q(x_s | x_t, x0 = D).
 
-    x_s = (s/t)^2 x_t + (1 - (s/t)^2) D + s sqrt(1 - (s/t)^2) n. One evaluation a step. Source: Ho et al. 2020, eq 7, in EDM's letters.
+    x_s = (s/t)^2 x_t + (1 - (s/t)^2) D + s sqrt(1 - (s/t)^2) n. One evaluation a step. Source: Ho et al. 2020, eq 7, in
+    EDM's letters.
     """
     _start(x_T, sigmas)
     path = [x_T]

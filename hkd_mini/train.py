@@ -1,10 +1,11 @@
 """What is trained: the classifier, the teacher, the HKD; each a batch, a loss, and the loop of `loop`.
 
-Distillation asks one thing of the states lifted from any point of a teacher's path: evolved in closed form to the end, they
-must decode to the path's end. Asked at T alone this is reconstruction; asked at every time it is trajectory consistency.
-The presets' recipes stand here too, so that a command line's `--preset` names a model and how it was trained.
-Chapter: 10 "Training". Source: EDM table 1 (teacher), HKD algorithm 1 and appendix D.4 (distillation).
+Distillation asks one thing of the states lifted from any point of a teacher's path: evolved in closed form to the end,
+they must decode to the path's end. Asked at T alone this is reconstruction; asked at every time it is trajectory
+consistency. The presets' recipes stand here too, so that a command line's `--preset` names a model and how it was
+trained. Chapter: 10 "Training". Source: EDM table 1 (teacher), HKD algorithm 1 and appendix D.4 (distillation).
 """
+
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .classifier import Classifier
 from .data import Images, batch_indices, to_unit
 from .loop import Step, TrainConfig, fit, generator
 from .losses import Distance, hkd_loss
-from .networks import Classifier
 from .schedule import lognormal_sigmas
 from .teacher import Denoiser, edm_loss
 
@@ -28,10 +29,29 @@ class Recipe(NamedTuple):
     distill: TrainConfig
 
 
-FEATURES = TrainConfig(images=300_000, batch=128, lr=2e-3, warmup=20_000, decay=0.8, ema_halflife=2_000, precision="bf16")
+FEATURES = TrainConfig(
+    images=300_000, batch=128, lr=2e-3, warmup=20_000, decay=0.8, ema_halflife=2_000, precision="bf16"
+)
 _PAPER = Recipe(  # EDM appendix F.2: 200 million images; HKD section 4.1, appendix D.4: 8 GPUs, constant rate, s = 5
-    TrainConfig(images=200_000_000, batch=512, lr=1e-3, warmup=10_000_000, ema_halflife=500_000, precision="bf16", checkpoint=2_000),
-    TrainConfig(images=50_000_000, batch=256, lr=1e-3, warmup=0, ema_halflife=500_000, precision="bf16", checkpoint=2_000, perceptual="vgg"),
+    TrainConfig(
+        images=200_000_000,
+        batch=512,
+        lr=1e-3,
+        warmup=10_000_000,
+        ema_halflife=500_000,
+        precision="bf16",
+        checkpoint=2_000,
+    ),
+    TrainConfig(
+        images=50_000_000,
+        batch=256,
+        lr=1e-3,
+        warmup=0,
+        ema_halflife=500_000,
+        precision="bf16",
+        checkpoint=2_000,
+        perceptual="vgg",
+    ),
 )
 RECIPES: dict[str, Recipe] = {
     "toy2d": Recipe(
@@ -40,7 +60,9 @@ RECIPES: dict[str, Recipe] = {
     ),
     "cifar10-mini": Recipe(
         TrainConfig(images=230_000, batch=64, lr=1e-3, decay=0.3, ema_halflife=20_000, precision="bf16", compile=True),
-        TrainConfig(images=32_000, batch=32, lr=5e-4, decay=0.4, ema_halflife=2_000, precision="bf16", compile=True, times=2),
+        TrainConfig(
+            images=32_000, batch=32, lr=5e-4, decay=0.4, ema_halflife=2_000, precision="bf16", compile=True, times=2
+        ),
     ),
     "cifar10": _PAPER,
     "cifar10-cond": _PAPER,
@@ -49,7 +71,9 @@ RECIPES: dict[str, Recipe] = {
 
 
 def train_teacher(denoiser: Denoiser, images: Images | Tensor, config: TrainConfig, **keep) -> Iterator[Step]:
-    """Train a denoiser on pictures (or points (n, 2)) with EDM's loss and mirrored pictures; yields as `fit`. Source: EDM, table 1."""
+    """Train a denoiser on pictures (or points (n, 2)) with EDM's loss and mirrored pictures; yields as `fit`. Source:
+    EDM, table 1.
+    """
     x = images.x if isinstance(images, Images) else images
     labels = images.labels if isinstance(images, Images) and denoiser.config.labels else None
 
@@ -84,19 +108,28 @@ def train_classifier(classifier: Classifier, images: Images, config: TrainConfig
 
     def loss(model, x, labels, progress):
         logits = model(x)
-        return {"loss": F.cross_entropy(logits.float(), labels, label_smoothing=0.1),
-                "accuracy": (logits.argmax(1) == labels).float().mean()}
+        return {
+            "loss": F.cross_entropy(logits.float(), labels, label_smoothing=0.1),
+            "accuracy": (logits.argmax(1) == labels).float().mean(),
+        }
 
     yield from fit(classifier, batch, loss, config, **keep)
 
 
-def train(model: nn.Module, trajectories, config: TrainConfig, distance: Distance | None = None, **keep) -> Iterator[Step]:
-    """Distil a teacher's paths into an HKD: at T and s - 1 uniform times, the evolved states must decode to the path's end.
+def train(
+    model: nn.Module, trajectories, config: TrainConfig, distance: Distance | None = None, **keep
+) -> Iterator[Step]:
+    """Distil a teacher's paths into an HKD: at T and s - 1 uniform times, the evolved states must decode to the path's
+    end.
 
-    `trajectories` as `trajectories.Trajectories`; `distance` defaults to l1 MSE + l2 feature distance as `config.perceptual`
-    names it. Yields as `fit`. Source: HKD algorithm 1, eq 6.
+    `trajectories` as `trajectories.Trajectories`; `distance` defaults to l1 MSE + l2 feature distance as
+    `config.perceptual` names it. Yields as `fit`. Source: HKD algorithm 1, eq 6.
     """
-    distance = distance if distance is not None else Distance.of(config.perceptual if len(model.config.network.shape) == 3 else "none")
+    distance = (
+        distance
+        if distance is not None
+        else Distance.of(config.perceptual if len(model.config.network.shape) == 3 else "none")
+    )
 
     def batch(step: int) -> dict[str, Tensor]:
         rng, index = generator(config.seed, step), batch_indices(len(trajectories), config.batch, config.seed, step)

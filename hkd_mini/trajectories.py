@@ -1,12 +1,13 @@
 """The teacher's paths on disk: made once, in shards, read lazily.
 
 Distillation visits each path many times, so paths are computed once and kept in half precision: a folder of
-shard-00000.safetensors, ..., each with the levels, seeds and labels of its paths in the header. A shard appears whole or not
-at all, and depends only on its own seed, so a killed run continues where it stopped and several processes may share the work.
-The noise is rounded to half precision *before* the teacher integrates it: what is stored is exactly where the path began.
-Reading maps the files into memory: however many paths there are, a batch costs a batch.
-Chapter: 10 "Training". Source: HKD algorithm 1, line 1 (solver, grid and number are not stated there; ours are EDM's).
+shard-00000.safetensors, ..., each with the levels, seeds and labels of its paths in the header. A shard appears whole
+or not at all, and depends only on its own seed, so a killed run continues where it stopped and several processes may
+share the work. The noise is rounded to half precision *before* the teacher integrates it: what is stored is exactly
+where the path began. Reading maps the files into memory: however many paths there are, a batch costs a batch. Chapter:
+10 "Training". Source: HKD algorithm 1, line 1 (solver, grid and number are not stated there; ours are EDM's).
 """
+
 import hashlib
 import json
 import math
@@ -52,16 +53,29 @@ def fingerprint(denoiser: Denoise) -> str:
 
 
 def make(
-    denoiser: Denoise, shape: tuple[int, ...], n: int, out: str | os.PathLike, *, times: int = 7, steps: int = 18, seed: int = 0,
-    batch: int = 128, labels: int = 0, resume: bool = False, device: str = "cpu", autocast: bool = False, share: tuple[int, int] = (0, 1),
+    denoiser: Denoise,
+    shape: tuple[int, ...],
+    n: int,
+    out: str | os.PathLike,
+    *,
+    times: int = 7,
+    steps: int = 18,
+    seed: int = 0,
+    batch: int = 128,
+    labels: int = 0,
+    resume: bool = False,
+    device: str = "cpu",
+    autocast: bool = False,
+    share: tuple[int, int] = (0, 1),
     sampler: Callable = heun,
 ) -> Iterator[int]:
     """Integrate n paths and write them below `out`: an iterator of the number of paths done, after every batch.
 
-    shape of one x; `times` points kept of the steps + 1; `labels` > 0 draws a class for each path; `share` = (rank, world) makes
-    only every world-th shard. With `resume`, whole shards are left alone. What is there already is looked at when this is called,
-    before the iterator moves: processes that share the work can wait for one another in between. Raises FileExistsError
-    for shards there without `resume`, ValueError when they are of another run, or for n or batch below 1.
+    shape of one x; `times` points kept of the steps + 1; `labels` > 0 draws a class for each path; `share` = (rank,
+    world) makes only every world-th shard. With `resume`, whole shards are left alone. What is there already is looked
+    at when this is called, before the iterator moves: processes that share the work can wait for one another in
+    between. Raises FileExistsError for shards there without `resume`, ValueError when they are of another run, or for n
+    or batch below 1.
     """
     if n < 1 or batch < 1:
         raise ValueError(f"n = {n} paths, {batch} at once: at least 1 of each")
@@ -114,7 +128,9 @@ def _existing(out: pathlib.Path, header: dict, n: int, resume: bool) -> set[int]
 
 
 def _header(path: pathlib.Path, verify: bool) -> tuple[dict, int]:
-    """A shard's description and its number of paths. Raises ValueError that names a damaged, foreign or renamed file."""
+    """A shard's description and its number of paths. Raises ValueError that names a damaged, foreign or renamed
+    file.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             header, count = json.loads((file.metadata() or {})["trajectories"]), file.get_slice("x").get_shape()[0]
@@ -124,14 +140,16 @@ def _header(path: pathlib.Path, verify: bool) -> tuple[dict, int]:
             raise KeyError(f"its header says {NAME.format(header['shard'])}")
         return header, count
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a whole shard of trajectories ({error}); delete it and make it again with --resume") from error
+        raise ValueError(
+            f"{path}: not a whole shard of trajectories ({error}); delete it and make it again with --resume"
+        ) from error
 
 
 class Trajectories:
     """Stored paths: `len`, `sigmas` (K,) float64 falling, and rows on demand. Memory stays flat however many there are.
 
-    With `verify` every shard is read once, in pieces, and must have the SHA-256 of its header. Raises FileNotFoundError for a
-    folder without shards, ValueError for a damaged shard or shards that do not belong together.
+    With `verify` every shard is read once, in pieces, and must have the SHA-256 of its header. Raises FileNotFoundError
+    for a folder without shards, ValueError for a damaged shard or shards that do not belong together.
     """
 
     def __init__(self, folder: str | os.PathLike, verify: bool = True):
@@ -143,11 +161,17 @@ class Trajectories:
         for path, (header, _) in zip(paths, headers, strict=True):
             if other := [k for k in first if k != "shard" and header.get(k) != first[k]]:
                 raise ValueError(f"{path}: {', '.join(other)} differ from {paths[0]}'s; one folder holds one run")
-        self.sigmas, self.shape, self.steps = torch.tensor(first["sigmas"], dtype=torch.float64), tuple(first["shape"]), first["steps"]
+        self.sigmas, self.shape, self.steps = (
+            torch.tensor(first["sigmas"], dtype=torch.float64),
+            tuple(first["shape"]),
+            first["steps"],
+        )
         self.starts = torch.tensor([0] + [count for _, count in headers]).cumsum(0)
         self._files = [safe_open(path, framework="pt") for path in paths]
         self._slices = [file.get_slice("x") for file in self._files]
-        self._labels = torch.cat([f.get_tensor("labels") for f in self._files]) if "labels" in self._files[0].keys() else None  # noqa: SIM118
+        self._labels = (
+            torch.cat([f.get_tensor("labels") for f in self._files]) if "labels" in self._files[0].keys() else None
+        )
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -165,7 +189,9 @@ class Trajectories:
         return torch.stack([self.path(int(i)) for i in index], dim=1)
 
     def gather(self, index: Int[Tensor, " n"], at: Int[Tensor, "n s"]) -> dict[str, Tensor]:
-        """For distillation: x (n, s, *shape) and sigma (n, s) at the points `at` of each path, end (n, *shape), labels if any."""
+        """For distillation: x (n, s, *shape) and sigma (n, s) at the points `at` of each path, end (n, *shape), labels
+        if any.
+        """
         paths = [self.path(int(i)) for i in index]
         batch = {
             "x": torch.stack([path[k] for path, k in zip(paths, at, strict=True)]),

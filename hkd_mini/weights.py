@@ -2,12 +2,13 @@
 
 A pickle executes code when it is read, so none is ever read here: tensors come from safetensors, the configuration from
 JSON, and a file that is anything else is refused by name. Writing is atomic (a temporary file, then a rename), so a
-killed process leaves the old file or the new one. safetensors notices a cut file, not a flipped bit, so what we write carries
-its own SHA-256 in the header, and what we bundle is listed in data/MANIFEST.json; reading checks both. Models that inherit
-`Saved` also speak to the Hugging Face hub: `from_pretrained`, `save_pretrained`, `push_to_hub`. A bundled name such as
-"hkd-cifar10" stands for a folder in data/.
-Source: safetensors and huggingface_hub documentation; design rule "weights are safetensors plus config.json, ever".
+killed process leaves the old file or the new one. safetensors notices a cut file, not a flipped bit, so what we write
+carries its own SHA-256 in the header, and what we bundle is listed in data/MANIFEST.json; reading checks both. Models
+that inherit `Saved` also speak to the Hugging Face hub: `from_pretrained`, `save_pretrained`, `push_to_hub`. A bundled
+name such as "hkd-cifar10" stands for a folder in data/. Source: safetensors and huggingface_hub documentation; design
+rule "weights are safetensors plus config.json, ever".
 """
+
 import dataclasses
 import hashlib
 import json
@@ -49,19 +50,25 @@ def data_folder() -> pathlib.Path:
 
 
 def resolve(name: str | os.PathLike) -> pathlib.Path:
-    """The folder behind a path or a bundled name. Raises FileNotFoundError that lists the bundled names, ValueError for altered ones."""
+    """The folder behind a path or a bundled name. Raises FileNotFoundError that lists the bundled names, ValueError for
+    altered ones.
+    """
     if (pathlib.Path(name) / CONFIG).is_file():
         return pathlib.Path(name)
     if (data_folder() / str(name) / CONFIG).is_file():
         return verify(data_folder() / str(name))
     bundled = sorted(p.parent.name for p in data_folder().glob(f"*/{CONFIG}"))
-    raise FileNotFoundError(f"{name}: no folder with {CONFIG} there, and bundled are only: {', '.join(bundled) or 'none'}")
+    raise FileNotFoundError(
+        f"{name}: no folder with {CONFIG} there, and bundled are only: {', '.join(bundled) or 'none'}"
+    )
 
 
 def verify(folder: str | os.PathLike) -> pathlib.Path:
-    """`folder` inside the bundled data, once its files have the SHA-256 of data/MANIFEST.json, {"folder/file": digest, ...}.
+    """`folder` inside the bundled data, once its files have the SHA-256 of data/MANIFEST.json, {"folder/file": digest,
+    ...}.
 
-    Raises ValueError that names a file which differs or is missing. Files that are not listed pass, as does all without a manifest.
+    Raises ValueError that names a file which differs or is missing. Files that are not listed pass, as does all without
+    a manifest.
     """
     root, folder = data_folder(), pathlib.Path(folder)
     listed = json.loads((root / MANIFEST).read_text(encoding="utf-8")) if (root / MANIFEST).is_file() else {}
@@ -69,7 +76,9 @@ def verify(folder: str | os.PathLike) -> pathlib.Path:
         path = root / name
         if folder == path or folder in path.parents:
             if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-                raise ValueError(f"{path}: missing or altered, its SHA-256 is not the one in {MANIFEST}; install hkd-mini again")
+                raise ValueError(
+                    f"{path}: missing or altered, its SHA-256 is not the one in {MANIFEST}; install hkd-mini again"
+                )
     return folder
 
 
@@ -85,7 +94,9 @@ def read_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
             check(path)
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); fetch or make it again. Pickles are refused") from error
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}); fetch or make it again. Pickles are refused"
+        ) from error
 
 
 def check(path: str | os.PathLike) -> None:
@@ -103,13 +114,16 @@ def check(path: str | os.PathLike) -> None:
         while piece := file.read(1 << 20):
             digest.update(piece)
     if digest.hexdigest() != seal:
-        raise ValueError(f"{path}: altered since it was written (its SHA-256 is not the one in its header); fetch or make it again")
+        raise ValueError(
+            f"{path}: altered since it was written (its SHA-256 is not the one in its header); fetch or make it again"
+        )
 
 
 def sealed(content: bytes) -> bytes:
     """A safetensors file with its own SHA-256 in the header, taken with zeros in that place; remarks in a fixed order.
 
-    So equal tensors and remarks are equal bytes; safetensors alone writes remarks in an order that changes from run to run.
+    So equal tensors and remarks are equal bytes; safetensors alone writes remarks in an order that changes from run to
+    run.
     """
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
@@ -122,7 +136,9 @@ def sealed(content: bytes) -> bytes:
     return b"".join([length, text.replace(UNSEALED, digest.hexdigest().encode(), 1), tensors])
 
 
-def write_tensors(path: str | os.PathLike, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+def write_tensors(
+    path: str | os.PathLike, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """Write tensors as one safetensors file, atomically, with its SHA-256 in the header."""
     write_atomic(path, sealed(serialize({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)))
 
@@ -172,7 +188,8 @@ class Saved(ModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, *, map_location: str = "cpu", **hub):
-        """From a folder, or from a repository of the Hugging Face hub; `hub`: revision, cache_dir, token, ... of hf_hub_download.
+        """From a folder, or from a repository of the Hugging Face hub; `hub`: revision, cache_dir, token, ... of
+        hf_hub_download.
 
         Not the mixin's own way, which would fill in the configuration by guessing. Raises as `from_folder`.
         """
@@ -191,7 +208,10 @@ class Saved(ModelHubMixin):
         saved = read_config(folder)
         if saved.get("model") != cls.__name__:
             raise ValueError(f"{folder}: holds a {saved.get('model')}, wanted a {cls.__name__}")
-        kind = next((k for k in cls.config_types if set(saved["config"]) <= {f.name for f in dataclasses.fields(k)}), cls.config_types[0])
+        kind = next(
+            (k for k in cls.config_types if set(saved["config"]) <= {f.name for f in dataclasses.fields(k)}),
+            cls.config_types[0],
+        )
         try:
             model = cls(build(kind, saved["config"]))
         except (ValueError, TypeError) as error:

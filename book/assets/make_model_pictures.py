@@ -23,7 +23,8 @@ def unit_noise(n: int, seed: int) -> torch.Tensor:
 def hero(model) -> None:
     """Sixty samples, the first of their seed, three screen pixels a pixel."""
     picture = Image.fromarray(sheet(model.sample(unit_noise(60, 5)), 12))
-    picture.resize((picture.width * 3, picture.height * 3), Image.NEAREST).save(HERE / "pictures" / "hero.png", optimize=True)
+    picture = picture.resize((picture.width * 3, picture.height * 3), Image.NEAREST)
+    picture.save(HERE / "pictures" / "hero.png", optimize=True)
 
 
 def one_step(model, teacher) -> None:

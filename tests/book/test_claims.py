@@ -23,7 +23,9 @@ def test_a_claim_is_complete_and_about_these_weights(claim):
     assert math.isfinite(claim["value"]) and claim["tolerance"] > 0
     assert claim["command"].startswith(("python benchmarks/", "hkd-mini "))
     for name, digest in claim["weights"].items():
-        assert hashlib.sha256((data_folder() / name).read_bytes()).hexdigest() == digest, f"{name} is not what was measured"
+        assert hashlib.sha256((data_folder() / name).read_bytes()).hexdigest() == digest, (
+            f"{name} is not what was measured"
+        )
 
 
 def test_the_ratio_is_that_of_its_parts():
@@ -45,7 +47,8 @@ def test_errors_and_residuals_on_held_out_paths_again():
         end = (model.decode(model.evolve(states, T, eps)) - x[-1]).square().mean()
         idle = (model.decode(states) - x[-1]).square().mean()
     residual = metrics.koopman_residual(model, x[:-1], model.clock.time(paths.sigmas[:-1].clamp(min=SIGMA_MIN)).float())
-    found = {"end-error": end, "end-error-idle": idle, "residual-least": residual.min(), "residual-most": residual.max()}
+    found = {"end-error": end, "end-error-idle": idle}
+    found |= {"end-residual-least": residual.min(), "end-residual-most": residual.max()}
     for name, value in found.items():
         assert float(value) == pytest.approx(CLAIMS[name]["value"], abs=CLAIMS[name]["tolerance"]), name
 
@@ -55,11 +58,15 @@ def test_the_classifier_again(cifar):
 
     images, classifier = load_cifar10("test", cifar), hkd_mini.load("features-cifar10")
     with torch.no_grad():
-        right = torch.cat([classifier(to_unit(x)).argmax(1) for x in images.x[:2000].split(500)]) == images.labels[:2000]
-    assert float(right.float().mean()) == pytest.approx(CLAIMS["accuracy-features"]["value"], abs=0.03)  # 2,000 of 10,000
+        right = (
+            torch.cat([classifier(to_unit(x)).argmax(1) for x in images.x[:2000].split(500)]) == images.labels[:2000]
+        )
+    assert float(right.float().mean()) == pytest.approx(
+        CLAIMS["accuracy-features"]["value"], abs=0.03
+    )  # 2,000 of 10,000
 
 
 def test_what_the_bundle_promises():
     assert CLAIMS["frechet-ratio"]["value"] <= 1.25
-    assert CLAIMS["one-step-speed"]["value"] >= 30
-    assert CLAIMS["evolve-speed"]["value"] >= 100
+    assert CLAIMS["speed-one-step"]["value"] >= 30
+    assert CLAIMS["speed-evolve"]["value"] >= 100

@@ -1,4 +1,5 @@
 """DMD against PyDMD: eigenvalues, modes, forecasts; non-normal systems, tall and wide, real and complex."""
+
 import numpy as np
 import pytest
 

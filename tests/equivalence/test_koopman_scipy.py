@@ -1,4 +1,5 @@
-"""The closed form against scipy's matrix exponential, assembled from the paper's 2x2 blocks in the paper's own order."""
+"""The closed form against scipy's matrix exponential, assembled from the paper's blocks in the paper's order."""
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -29,7 +30,7 @@ def test_blocks_by_scipy(d, h, w, batch, dt):
 
 
 def test_every_similar_real_normal_matrix_is_reached():
-    """Blocks lose nothing: a non-normal A with complex pairs moves as its blocks do, in its own (non-orthogonal) basis."""
+    """Blocks lose nothing: a non-normal A with complex pairs moves as its blocks do, in its own basis."""
     rng = np.random.default_rng(1)
     rates = np.array([-0.3 + 2.0j, 0.1 + 0.7j, -1.0 + 0.2j])
     vectors = rng.normal(size=(6, 3)) + 1j * rng.normal(size=(6, 3))

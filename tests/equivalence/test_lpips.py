@@ -1,4 +1,5 @@
-"""The perceptual distance against the lpips package: our combination, our feature distance's formula, our offline error."""
+"""The perceptual distance against the lpips package: our combination, our feature distance, our offline error."""
+
 import urllib.error
 
 import pytest
@@ -53,7 +54,7 @@ def test_frozen_but_differentiable_in_the_picture(random_trunk):
 
 
 def test_feature_distance_is_the_packages_formula(package):
-    """On one trunk, our feature distance is the package's with `lpips=False` (equal weights), but for its sum over stages."""
+    """On one trunk, our feature distance is the package's with equal weights, but for its sum over stages."""
     torch.manual_seed(0)
     theirs = package.LPIPS(net="alex", lpips=False, pnet_rand=True, verbose=False)
 
@@ -68,7 +69,9 @@ def test_feature_distance_is_the_packages_formula(package):
         torch.testing.assert_close(5 * ours(a, b), theirs(a, b).flatten(), rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("error", [urllib.error.URLError("no route to host"), ConnectionResetError("reset"), TimeoutError("slow")])
+@pytest.mark.parametrize(
+    "error", [urllib.error.URLError("no route to host"), ConnectionResetError("reset"), TimeoutError("slow")]
+)
 def test_offline_says_what_to_do(package, monkeypatch, error):
     def unreachable(**options):
         assert options["net"] == "vgg"

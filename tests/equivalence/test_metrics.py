@@ -1,4 +1,5 @@
 """Frechet distance, precision and recall, Koopman residual against scipy, closed forms, hand counts."""
+
 import inspect
 import math
 import sys
@@ -12,7 +13,7 @@ import scipy.linalg
 import torch
 
 from hkd_mini import HKD, PRESETS, metrics
-from hkd_mini.networks import Classifier, ClassifierConfig
+from hkd_mini.classifier import Classifier, ClassifierConfig
 
 F64 = torch.float64
 
@@ -52,8 +53,10 @@ def test_frechet_of_independent_coordinates_is_a_sum():
     mean_a, mean_b = torch.tensor([0.0, 1.0, -2.0]), torch.tensor([3.0, 1.0, 0.0])
     var_a, var_b = torch.tensor([4.0, 9.0, 0.0]), torch.tensor([1.0, 16.0, 25.0])
     basis = torch.linalg.qr(torch.randn(3, 3, generator=draw(), dtype=F64))[0]  # turning both changes nothing
-    a, b = (metrics.Statistics(basis @ m.double(), basis @ torch.diag(v.double()) @ basis.T, 2)
-            for m, v in ((mean_a, var_a), (mean_b, var_b)))
+    a, b = (
+        metrics.Statistics(basis @ m.double(), basis @ torch.diag(v.double()) @ basis.T, 2)
+        for m, v in ((mean_a, var_a), (mean_b, var_b))
+    )
     # (3^2 + (2 - 1)^2) + (0 + (3 - 4)^2) + (2^2 + (0 - 5)^2)
     assert metrics.frechet_distance(a, b) == pytest.approx(10 + 1 + 29, rel=1e-12)
     assert metrics.frechet_distance(b, a) == pytest.approx(40, rel=1e-12)
@@ -120,10 +123,16 @@ def test_statistics_hold_one_batch_at_a_time():
     assert metrics.statistics(stream()).n == 150 and most == 1
 
 
-@pytest.mark.parametrize("batches, fault", [
-    ([], "0 feature vectors"), ([torch.ones(1, 3)], "1 feature vectors"), ([torch.ones(3)], "wanted finite"),
-    ([torch.ones(2, 3), torch.ones(2, 4)], r"\(2, 4\) after 2"), ([torch.full((2, 2), math.inf)], "finite"),
-])
+@pytest.mark.parametrize(
+    "batches, fault",
+    [
+        ([], "0 feature vectors"),
+        ([torch.ones(1, 3)], "1 feature vectors"),
+        ([torch.ones(3)], "wanted finite"),
+        ([torch.ones(2, 3), torch.ones(2, 4)], r"\(2, 4\) after 2"),
+        ([torch.full((2, 2), math.inf)], "finite"),
+    ],
+)
 def test_statistics_refuse_what_has_no_covariance(batches, fault):
     with pytest.raises(ValueError, match=fault):
         metrics.statistics(iter(batches))  # an iterator: the tests' type checker cannot look ahead
@@ -237,6 +246,7 @@ def test_residual_of_a_linear_system_is_zero(source, batch):
 
 def test_residual_of_a_wrong_rate_is_its_closed_form():
     """States that shrink by e^-t, evolved by e^-2t: the residual is |e^-(t-s) - 1| whatever the state."""
+
     class Wrong(Linear):
         def encode(self, x, t, labels=None):
             return [x]
@@ -288,6 +298,7 @@ def test_residual_of_hkd_against_a_dense_exponential():
     model = HKD(PRESETS["toy2d"]).eval()
     path, times = torch.randn(3, 5, 2, generator=draw()), torch.tensor([model.clock.eps, 0.4, model.clock.T])
     states = [model.encode(x, float(t)) for x, t in zip(path, times)]
+
     def wish(evolved):
         def gap(y, z):
             return ((y - z).flatten(1).norm(dim=1) / z.flatten(1).norm(dim=1)).mean().item()

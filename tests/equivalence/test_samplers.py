@@ -1,4 +1,5 @@
-"""Samplers against independent integrators: torchdiffeq, scipy, EDM's algorithm written in numpy, diffusers where installed."""
+"""Samplers against independent integrators: torchdiffeq, scipy, EDM's algorithm in numpy, diffusers if installed."""
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +40,9 @@ def edm(x, sigmas, second_order):
 def test_edms_algorithm_in_numpy(method, n):
     path = method(exact_denoiser(POINTS), NOISE, karras_sigmas(n))
     for i, x in enumerate(NOISE.numpy()):
-        np.testing.assert_allclose(path.x[:, i], edm(x, karras_sigmas(n).tolist(), method is heun), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            path.x[:, i], edm(x, karras_sigmas(n).tolist(), method is heun), rtol=1e-9, atol=1e-9
+        )
 
 
 def slope(denoiser):
@@ -80,7 +83,9 @@ def test_heun_nears_scipys_solution():
     from scipy.integrate import solve_ivp
 
     x = NOISE[0].numpy()
-    wish = solve_ivp(lambda s, y: (y - denoise(y, s)) / s, (80.0, 0.3), x, method="DOP853", rtol=1e-10, atol=1e-10).y[:, -1]
+    wish = solve_ivp(lambda s, y: (y - denoise(y, s)) / s, (80.0, 0.3), x, method="DOP853", rtol=1e-10, atol=1e-10).y[
+        :, -1
+    ]
     ours = heun(exact_denoiser(POINTS), NOISE[:1], karras_sigmas(300, 0.3, 80.0)[:-1]).x[-1, 0]
     np.testing.assert_allclose(ours, wish, atol=1e-3)
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from hkd_mini import cli
+from hkd_mini.classifier import Classifier, ClassifierConfig
 from hkd_mini.model import HKD, HKDConfig
-from hkd_mini.networks import Classifier, ClassifierConfig, MLPConfig
+from hkd_mini.networks import MLPConfig
 from hkd_mini.teacher import Denoiser
 from hkd_mini.trajectories import make
 

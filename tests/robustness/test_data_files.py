@@ -1,4 +1,5 @@
 """Files missing, cut, padded or altered, servers that misbehave: every error names the file and the cure."""
+
 import hashlib
 import http.server
 import io

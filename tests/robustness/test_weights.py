@@ -12,8 +12,9 @@ import safetensors.torch
 import torch
 
 from hkd_mini import evaluation, losses, metrics, weights
+from hkd_mini.classifier import Classifier, ClassifierConfig
 from hkd_mini.model import HKD, HKDConfig, load
-from hkd_mini.networks import Classifier, ClassifierConfig, MLPConfig, UNetConfig
+from hkd_mini.networks import MLPConfig, UNetConfig
 from hkd_mini.teacher import Denoiser
 
 TOY = MLPConfig(channels=8, width=16, depth=1, state=6)

@@ -1,4 +1,5 @@
 """The order of training is a function of (seed, step); point sets have the moments they claim."""
+
 import inspect
 import math
 
@@ -91,10 +92,15 @@ def test_point_sets_follow_their_generator(name):
     assert data.POINT_SETS[name](1, draw()).shape == (1, 2)
 
 
-@pytest.mark.parametrize("name, options", [
-    ("two_moons", {"noise": 0.3}), ("spiral", {"turns": 3.0, "noise": 0.2}),
-    ("pinwheel", {"arms": 3, "twist": 1.0}), ("gaussian_mixture", {"deviation": 0.3}),
-])
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("two_moons", {"noise": 0.3}),
+        ("spiral", {"turns": 3.0, "noise": 0.2}),
+        ("pinwheel", {"arms": 3, "twist": 1.0}),
+        ("gaussian_mixture", {"deviation": 0.3}),
+    ],
+)
 def test_the_scale_holds_for_other_shapes(name, options):
     x = data.POINT_SETS[name](N, draw(1), **options)
     assert x.pow(2).mean().sqrt().item() == pytest.approx(data.DEVIATION, abs=0.004)

@@ -1,4 +1,5 @@
 """DMD and EDMD against matrices and spectra that are known, above all non-normal ones."""
+
 from inspect import unwrap  # off with the type checker of the tests, for shapes that it would refuse first
 
 import numpy as np
@@ -172,21 +173,24 @@ def test_monomials():
 GOOD = np.random.default_rng(0).normal(size=(9, 2))
 
 
-@pytest.mark.parametrize("call, word", [
-    (lambda: dmd(GOOD[:1]), "at least two snapshots"),
-    (lambda: unwrap(dmd)(GOOD, GOOD[:8]), r"\(9, 2\) and \(8, 2\)"),
-    (lambda: unwrap(dmd)(GOOD[:, 0]), "same shape"),
-    (lambda: dmd(np.where(GOOD > 1, np.nan, GOOD)), "not finite"),
-    (lambda: dmd(np.zeros((4, 2))), "all snapshots are zero"),
-    (lambda: dmd(GOOD, rank=3), "between 1 and the 2"),
-    (lambda: dmd(GOOD, rank=0), "got 0"),
-    (lambda: dmd(GOOD, dt=0.0), "dt must be positive"),
-    (lambda: dmd(np.eye(2), np.array([[1.0, 0.0], [1.0, 1.0]])), "Jordan block"),
-    (lambda: edmd(GOOD, GOOD, monomials(2, 4)), "rank 9"),
-    (lambda: edmd(GOOD, GOOD, lambda x: 0 * x), "zero everywhere"),
-    (lambda: monomials(0, 2), "n = 0"),
-    (lambda: monomials(3, 1)(GOOD), "monomials in 3 variables"),
-])
+@pytest.mark.parametrize(
+    "call, word",
+    [
+        (lambda: dmd(GOOD[:1]), "at least two snapshots"),
+        (lambda: unwrap(dmd)(GOOD, GOOD[:8]), r"\(9, 2\) and \(8, 2\)"),
+        (lambda: unwrap(dmd)(GOOD[:, 0]), "same shape"),
+        (lambda: dmd(np.where(GOOD > 1, np.nan, GOOD)), "not finite"),
+        (lambda: dmd(np.zeros((4, 2))), "all snapshots are zero"),
+        (lambda: dmd(GOOD, rank=3), "between 1 and the 2"),
+        (lambda: dmd(GOOD, rank=0), "got 0"),
+        (lambda: dmd(GOOD, dt=0.0), "dt must be positive"),
+        (lambda: dmd(np.eye(2), np.array([[1.0, 0.0], [1.0, 1.0]])), "Jordan block"),
+        (lambda: edmd(GOOD, GOOD, monomials(2, 4)), "rank 9"),
+        (lambda: edmd(GOOD, GOOD, lambda x: 0 * x), "zero everywhere"),
+        (lambda: monomials(0, 2), "n = 0"),
+        (lambda: monomials(3, 1)(GOOD), "monomials in 3 variables"),
+    ],
+)
 def test_bad_input_is_named(call, word):
     with pytest.raises(ValueError, match=word):
         call()

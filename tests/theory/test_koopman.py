@@ -1,4 +1,5 @@
 """The generator: closed form against torch.matrix_exp, group laws, spectrum, sign, masks, precision, errors."""
+
 import copy
 import inspect
 
@@ -20,7 +21,9 @@ def make(d=6, h=3, w=5, spatial="local", seed=0, dtype=torch.float64):
 
 def states(generator, batch=3, h=None, w=None, dtype=torch.float64, seed=1):
     d, gh, gw = generator.A.shape
-    return torch.randn(batch, d, h or gh, w or gw, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        batch, d, h or gh, w or gw, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def by_matrix_exp(generator, z, dt):
@@ -47,7 +50,9 @@ def test_solves_the_differential_equation():
     generator, t, h = make(), 0.4, 1e-5
     z = states(generator)
     slope = (generator(z, t + h) - generator(z, t - h)) / (2 * h)
-    torch.testing.assert_close(slope, torch.einsum("hwij,bjhw->bihw", generator.dense(), generator(z, t)), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(
+        slope, torch.einsum("hwij,bjhw->bihw", generator.dense(), generator(z, t)), rtol=1e-7, atol=1e-7
+    )
 
 
 def test_group_semigroup_inverse_and_order():

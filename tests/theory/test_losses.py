@@ -1,13 +1,15 @@
 """The distance and HKD's loss: annealing, the loss by hand, zero on equal inputs, who gets gradients."""
+
 import math
 
 import pytest
 import torch
 from torch import nn
 
+from hkd_mini.classifier import Classifier, ClassifierConfig
 from hkd_mini.losses import Distance, FeatureDistance, annealed, hkd_loss, unit
 from hkd_mini.model import HKD, HKDConfig
-from hkd_mini.networks import Classifier, ClassifierConfig, MLPConfig, UNetConfig
+from hkd_mini.networks import MLPConfig, UNetConfig
 
 
 def classifier(seed=0):
@@ -56,7 +58,7 @@ def test_distance_of_points():
 
 
 def test_feature_distance_by_hand():
-    """LPIPS's equation 1 with equal weights: unit vectors at every location, squared difference summed over channels."""
+    """LPIPS's equation 1 with equal weights: unit vectors at each location, squared difference summed over channels."""
     net = classifier().eval()
     distance, a, b = FeatureDistance(net), pictures(0), pictures(1)
     wish = torch.zeros(3)
@@ -91,7 +93,7 @@ def test_gradients_flow_to_the_first_argument_alone():
 
 
 def test_feature_distances_gradient_by_differences():
-    """Along the gradient the distance must rise by its length (maps are compared in float32, so the step is not tiny)."""
+    """Along the gradient the distance rises by its length (maps are compared in float32: no tiny step)."""
     distance = FeatureDistance(classifier().double())
     a, b, h = pictures(0, 1).double().requires_grad_(), pictures(1, 1).double(), 0.01
     distance(a, b).sum().backward()
@@ -160,7 +162,7 @@ def test_loss_reaches_every_parameter_and_the_rates():
 
 
 def test_loss_of_a_perfect_model_is_zero():
-    """Points whose path is a ray end where they point: scaling by sigma, an eigenfunction, is exact in the edm clock."""
+    """Points whose path is a ray end where they point: dividing by sigma finds a constant of motion."""
 
     class Ray(nn.Module):
         clock = points_model(clock="sigma").clock
@@ -180,5 +182,7 @@ def test_pictures_through_the_whole_loss():
     x, sigma = torch.randn(1, 2, 3, 32, 32), torch.tensor([[80.0, 1.0]])
     terms = hkd_loss(model, Distance(FeatureDistance(classifier())), x, sigma, pictures(0, 1))
     terms["loss"].backward()
-    assert set(terms) == {"loss", "mse", "perceptual", "mse_T"} and all(v.ndim == 0 and v.isfinite() for v in terms.values())
+    assert set(terms) == {"loss", "mse", "perceptual", "mse_T"} and all(
+        v.ndim == 0 and v.isfinite() for v in terms.values()
+    )
     assert all(g.A.grad is not None for g in model.generators)

@@ -1,4 +1,5 @@
 """HKD: with A = 0 it is its teacher's network at the decoder's fixed time; evolution, ablations, saving, presets."""
+
 import dataclasses
 import json
 
@@ -7,7 +8,8 @@ import torch
 
 import hkd_mini
 from hkd_mini import HKD, PRESETS, HKDConfig
-from hkd_mini.networks import Classifier, ClassifierConfig, MLPConfig, UNetConfig
+from hkd_mini.classifier import Classifier, ClassifierConfig
+from hkd_mini.networks import MLPConfig, UNetConfig
 from hkd_mini.schedule import CLOCKS, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN
 from hkd_mini.teacher import Denoiser
 
@@ -72,7 +74,9 @@ def test_at_the_end_of_the_path_it_is_the_teachers_own_guess(network):
     total = SIGMA_MIN**2 + SIGMA_DATA**2
     D = denoiser(x.double(), SIGMA_MIN, labels)
     wish = (D - SIGMA_DATA**2 / total * x) / (SIGMA_MIN * SIGMA_DATA / total**0.5) * SIGMA_DATA
-    torch.testing.assert_close(model.decode(model.encode(x, model.clock.eps, labels), labels).double(), wish, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        model.decode(model.encode(x, model.clock.eps, labels), labels).double(), wish, rtol=1e-4, atol=1e-4
+    )
 
 
 @torch.no_grad()
@@ -81,7 +85,9 @@ def test_at_noise_it_is_nearly_the_teachers_guess_if_the_decoder_ignores_its_tim
     for block in denoiser.net.decoder.blocks.values():
         block.affine.weight.zero_()
     model, x = HKD.from_teacher(denoiser).eval(), SIGMA_MAX * unit_noise(UNET)
-    torch.testing.assert_close(model.decode(model.encode(x, model.clock.T)), denoiser(x, SIGMA_MAX), rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(
+        model.decode(model.encode(x, model.clock.T)), denoiser(x, SIGMA_MAX), rtol=1e-3, atol=1e-2
+    )
 
 
 def test_from_teacher_wants_the_same_network():
@@ -253,7 +259,9 @@ def test_input_errors():
             HKDConfig(**{name: "other"})
 
 
-@pytest.mark.parametrize("network", [NETWORKS["patch, adaptive"], NETWORKS["classes"], NETWORKS["mlp"]], ids=["unet", "classes", "mlp"])
+@pytest.mark.parametrize(
+    "network", [NETWORKS["patch, adaptive"], NETWORKS["classes"], NETWORKS["mlp"]], ids=["unet", "classes", "mlp"]
+)
 @torch.no_grad()
 def test_saved_in_half_precision_and_loaded(network, tmp_path):
     options = dict(clock="edm", encoder_time="none", spatial="shared", hierarchy="bottleneck")

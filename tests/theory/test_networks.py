@@ -1,4 +1,5 @@
 """Networks: the U-Net's split equals its whole, EDM's sizes and layout, options, labels, MLP, classifier."""
+
 import dataclasses
 import json
 import math
@@ -94,7 +95,7 @@ def size(module):
 
 
 def test_edm_cifar_sizes():
-    """EDM's unconditional network has 55,733,891 parameters, 9 x 128 of them for augmentation labels that we do not have."""
+    """EDM's unconditional network has 55,733,891 parameters, 9 x 128 of them for augmentation, which is not here."""
     net = meta(UNetConfig())
     assert size(net.encoder) == 19_302_912 and size(net.decoder) == 36_101_123
     assert size(net.embedding) == 329_856 - 9 * 128
@@ -119,7 +120,7 @@ def test_state_shapes_of_edm():
 
 
 def test_names_and_attention_are_edms():
-    """Blocks are called as in EDM's files, so that its tensors can be mapped; attention at 16 in blocks, and in 8x8_in0."""
+    """Blocks are called as in EDM's files, so that tensors can be mapped; attention at 16, and in 8x8_in0."""
     net = meta(UNetConfig())
     names = ["conv"] + [f"block{i}" for i in range(4)]
     down = ["down"] + names[1:]
@@ -127,11 +128,22 @@ def test_names_and_attention_are_edms():
     tail = [f"block{i}" for i in range(5)]
     wish = [f"8x8_{n}" for n in ["in0", "in1", *tail]] + [f"{r}x{r}_{n}" for r in (16, 32) for n in ["up", *tail]]
     assert list(net.decoder.blocks) == wish
-    attends = {n for blocks in (net.encoder.blocks, net.decoder.blocks) for n, b in blocks.items() if getattr(b, "attention", False)}
+    attends = {
+        n
+        for blocks in (net.encoder.blocks, net.decoder.blocks)
+        for n, b in blocks.items()
+        if getattr(b, "attention", False)
+    }
     assert attends == {"16x16_block0", "16x16_block1", "16x16_block2", "16x16_block3", "8x8_in0", "16x16_block4"}
     shapes = {k: tuple(v.shape) for k, v in net.decoder.blocks["8x8_in0"].state_dict().items()}
     assert shapes["qkv.weight"] == (768, 256, 1, 1) and shapes["affine.weight"] == (256, 512)
-    assert [tuple(net.decoder.blocks[f"32x32_block{i}"].conv0.weight.shape)[1] for i in range(5)] == [512, 512, 512, 512, 384]
+    assert [tuple(net.decoder.blocks[f"32x32_block{i}"].conv0.weight.shape)[1] for i in range(5)] == [
+        512,
+        512,
+        512,
+        512,
+        384,
+    ]
     assert "encoder.blocks.32x32_block0.skip.weight" in net.state_dict()  # 128 to 256 channels needs one
     assert "encoder.blocks.32x32_block1.skip.weight" not in net.state_dict()
 
@@ -152,7 +164,9 @@ def block_by_hand(block, x, emb):
         h = group(block.norm1, h) * (1 + scale) + shift
     else:
         h = group(block.norm1, h + told)
-    x = (convolve(block.conv1, F.silu(h)) + (convolve(block.skip, resize(x)) if block.skip is not None else resize(x))) / 2**0.5
+    x = (
+        convolve(block.conv1, F.silu(h)) + (convolve(block.skip, resize(x)) if block.skip is not None else resize(x))
+    ) / 2**0.5
     if not block.attention:
         return x
     b, c, height, width = x.shape
@@ -167,7 +181,11 @@ def block_by_hand(block, x, emb):
 @pytest.mark.parametrize("c_out, attention", [(8, True), (16, False)])
 def test_block_by_hand(resample, adaptive, c_out, attention):
     torch.manual_seed(0)
-    block = UNetBlock(8, c_out, 32, dataclasses.replace(SMALL, adaptive_scale=adaptive), resample, attention).double().eval()
+    block = (
+        UNetBlock(8, c_out, 32, dataclasses.replace(SMALL, adaptive_scale=adaptive), resample, attention)
+        .double()
+        .eval()
+    )
     for parameter in block.parameters():
         parameter.data.add_(0.3 * torch.randn_like(parameter))
     x, emb = torch.randn(3, 8, 4, 6, dtype=torch.float64), torch.randn(3, 32, dtype=torch.float64)
@@ -175,7 +193,7 @@ def test_block_by_hand(resample, adaptive, c_out, attention):
 
 
 def test_embedding_by_hand():
-    """Sines first, then cosines (EDM swaps them), frequencies from 1 to 1e-4; the class is added before the two layers."""
+    """Sines first, then cosines (EDM swaps them), frequencies from 1 to 1e-4; the class is added before the layers."""
     torch.manual_seed(0)
     embed, c_noise = Embedding(8, labels=3), torch.tensor([-1.5, 0.0, 1.1])
     embed.map_label.bias.data.normal_()
@@ -200,14 +218,16 @@ def test_labels_change_the_output():
 
 
 def test_patch_folds_pixels_and_unfolds_them():
-    """At patch 2 the first layer sees 2x2 blocks: the encoder equals one without patches on folded pictures."""
+    """At patch 2 the first layer sees 2x2 blocks: it equals a network without patches on folded pictures."""
     config = VARIANTS["patch 2"]
     folded = dataclasses.replace(config, resolution=8, in_channels=12, patch=1)
     assert config.state_shapes == folded.state_shapes
     net, other = network(config), network(folded)
     other.load_state_dict(net.state_dict())
     x, c_noise, _ = inputs(config)
-    blocks = x.unflatten(3, (8, 2)).unflatten(2, (8, 2)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)  # c, row, column of the 2x2
+    blocks = (
+        x.unflatten(3, (8, 2)).unflatten(2, (8, 2)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
+    )  # c, row, column of the 2x2
     with torch.no_grad():
         back = other(blocks, c_noise).unflatten(1, (3, 2, 2)).permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
         torch.testing.assert_close(net(x, c_noise), back)
@@ -227,7 +247,9 @@ def test_dropout_only_in_training():
     assert not torch.equal(net(x, c_noise), net(x, c_noise))
 
 
-@pytest.mark.parametrize("channels, groups", [(128, 32), (256, 32), (16, 4), (8, 2), (2, 1), (12, 3), (36, 9), (150, 30)])
+@pytest.mark.parametrize(
+    "channels, groups", [(128, 32), (256, 32), (16, 4), (8, 2), (2, 1), (12, 3), (36, 9), (150, 30)]
+)
 def test_norm_groups(channels, groups):
     assert norm(channels).num_groups == groups and channels % groups == 0
 

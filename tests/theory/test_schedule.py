@@ -1,4 +1,5 @@
-"""Noise levels and clocks: the schedule's formula, training noise, clocks that invert, and what the edm clock is for."""
+"""Noise levels and clocks: the schedule's formula, training noise, clocks that invert, what the edm clock is for."""
+
 import math
 
 import pytest
@@ -35,7 +36,9 @@ def test_training_noise_is_lognormal_and_repeatable():
     assert abs(log.mean() + 1.2) < 4 * 1.2 / 20_001**0.5 and abs(log.std() - 1.2) < 4 * 1.2 / 40_000**0.5
     assert abs((log < -1.2).double().mean() - 0.5) < 0.02 and abs((log < -2.4).double().mean() - 0.1587) < 0.02
     assert torch.equal(draw(), draw()) and len(lognormal_sigmas(1)) == 1
-    torch.testing.assert_close(draw(mean=0.3, std=2.0).log(), (draw().log() + 1.2) / 1.2 * 2 + 0.3, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        draw(mean=0.3, std=2.0).log(), (draw().log() + 1.2) / 1.2 * 2 + 0.3, rtol=1e-4, atol=1e-4
+    )
 
 
 @clocks
@@ -62,7 +65,9 @@ def test_time_grows_with_noise(name):
 def test_ends_of_the_clocks():
     assert math.isclose(CLOCKS["rho"].T, 1) and abs(CLOCKS["rho"].eps) < 1e-12
     assert CLOCKS["sigma"].T == 80 and CLOCKS["sigma"].eps == 0.002
-    assert math.isclose(CLOCKS["edm"].T, math.log(math.hypot(0.5, 80))) and math.isclose(CLOCKS["edm"].eps, math.log(math.hypot(0.5, 0.002)))
+    assert math.isclose(CLOCKS["edm"].T, math.log(math.hypot(0.5, 80))) and math.isclose(
+        CLOCKS["edm"].eps, math.log(math.hypot(0.5, 0.002))
+    )
     steps = CLOCKS["rho"].time(karras_sigmas(19)[:-1])  # the sampler's levels are even in the default clock
     torch.testing.assert_close(steps, torch.linspace(1, 0, 19, dtype=torch.float64), rtol=1e-9, atol=1e-9)
 

@@ -1,4 +1,5 @@
 """Spectrum: eigenvalues as matrices have them, bands that partition, sort keys, intervals, levels, gains."""
+
 import pytest
 import torch
 
@@ -12,7 +13,9 @@ keys = pytest.mark.parametrize("key", ["alpha", "abs", "beta"])
 
 def model(spatial="local", rates=1.0):
     torch.manual_seed(0)
-    net = HKD(HKDConfig(UNetConfig(resolution=8, channels=8, mult=(1, 2), blocks=1, attention=()), spatial=spatial)).eval()
+    net = HKD(
+        HKDConfig(UNetConfig(resolution=8, channels=8, mult=(1, 2), blocks=1, attention=()), spatial=spatial)
+    ).eval()
     for generator in net.generators:
         generator.A.data.normal_(0, rates) if rates else None
     return net
@@ -52,12 +55,20 @@ def test_by_level():
     assert by_level(net) == {(8, 8): [0, 1], (4, 4): [2, 3, 4]} and list(by_level(net)) == [(8, 8), (4, 4)]
     with torch.device("meta"):
         levels = by_level(HKD(PRESETS["cifar10"]))
-    assert {k: len(v) for k, v in levels.items()} == {(32, 32): 5, (16, 16): 5, (8, 8): 6}  # the last: 5 skips and the bottleneck
+    assert {k: len(v) for k, v in levels.items()} == {
+        (32, 32): 5,
+        (16, 16): 5,
+        (8, 8): 6,
+    }  # the last: 5 skips and the bottleneck
 
 
 def test_rate_keys():
     lam = torch.tensor([-2 + 1j, 1 - 3j, 0.5 + 0j])
-    assert rate(lam).tolist() == [-2, 1, 0.5] and rate(lam, "abs").tolist() == [2, 1, 0.5] and rate(lam, "beta").tolist() == [1, 3, 0]
+    assert (
+        rate(lam).tolist() == [-2, 1, 0.5]
+        and rate(lam, "abs").tolist() == [2, 1, 0.5]
+        and rate(lam, "beta").tolist() == [1, 3, 0]
+    )
     with pytest.raises(ValueError, match="key = 'low': one of alpha, abs, beta"):
         rate(lam, "low")
 
@@ -89,7 +100,12 @@ def test_bands_of_a_state_sum_to_the_state_and_differ():
 def test_equal_rates_are_split_in_storage_order():
     lam = torch.zeros(4, 1, 2, dtype=torch.complex64)
     masks = band_masks([lam], 4)[0].flatten(1)
-    assert masks.int().tolist() == [[1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0, 1, 1]]
+    assert masks.int().tolist() == [
+        [1, 1, 0, 0, 0, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 1, 0, 0],
+        [0, 0, 0, 0, 0, 0, 1, 1],
+    ]
     assert all((m.sum((1, 2, 3)) > 0).all() for m in band_masks(spectrum(model(rates=0)), 4))
 
 

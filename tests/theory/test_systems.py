@@ -1,4 +1,5 @@
 """Toy systems keep their promises: flows solve equations, lifts are linear, eigenfunctions grow at their rates."""
+
 from inspect import unwrap  # off with the type checker of the tests, for shapes that it would refuse first
 
 import numpy as np
@@ -129,18 +130,21 @@ def test_snapshot_pairs():
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("call, word", [
-    (lambda: unwrap(systems.linear)(np.ones((2, 3))), "square"),
-    (lambda: systems.linear(np.array([[1.0, 1.0], [0.0, 1.0]])), "basis of eigenvectors"),
-    (lambda: systems.stuart_landau(mu=-1.0), "mu = -1"),
-    (lambda: systems.stuart_landau().flow(np.array([2.0, 0.0]), -1.0), "t = -1.0"),
-    (lambda: systems.numerical("blow-up", lambda x: x**2).flow(np.ones(2), 2.0), "no flow to t = 2.0"),
-    (lambda: systems.pendulum_period(1.0), "got 1.0"),
-    (lambda: systems.pendulum_period(-1.0), "got -1.0"),
-    (lambda: systems.pendulum_period(float("nan")), "nan"),
-    (lambda: systems.snapshot_pairs(systems.duffing(), 0, 0.1, (-1, [1, 1]), RNG), "count 0"),
-    (lambda: systems.snapshot_pairs(systems.duffing(), 3, 0.1, (1, [1, 2]), RNG), "low < high"),
-])
+@pytest.mark.parametrize(
+    "call, word",
+    [
+        (lambda: unwrap(systems.linear)(np.ones((2, 3))), "square"),
+        (lambda: systems.linear(np.array([[1.0, 1.0], [0.0, 1.0]])), "basis of eigenvectors"),
+        (lambda: systems.stuart_landau(mu=-1.0), "mu = -1"),
+        (lambda: systems.stuart_landau().flow(np.array([2.0, 0.0]), -1.0), "t = -1.0"),
+        (lambda: systems.numerical("blow-up", lambda x: x**2).flow(np.ones(2), 2.0), "no flow to t = 2.0"),
+        (lambda: systems.pendulum_period(1.0), "got 1.0"),
+        (lambda: systems.pendulum_period(-1.0), "got -1.0"),
+        (lambda: systems.pendulum_period(float("nan")), "nan"),
+        (lambda: systems.snapshot_pairs(systems.duffing(), 0, 0.1, (-1, [1, 1]), RNG), "count 0"),
+        (lambda: systems.snapshot_pairs(systems.duffing(), 3, 0.1, (1, [1, 2]), RNG), "low < high"),
+    ],
+)
 def test_bad_input_is_named(call, word):
     with pytest.raises(ValueError, match=word.replace("[", r"\[")):
         call()

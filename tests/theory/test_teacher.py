@@ -1,4 +1,5 @@
-"""Teacher: solver orders by slope, exact denoisers against quadrature and formulas, EDM's preconditioning and loss, costs."""
+"""Teacher: solver orders by slope, exact denoisers by quadrature and formulas, EDM's preconditioning, loss, costs."""
+
 import math
 
 import pytest
@@ -53,25 +54,33 @@ def test_exact_denoiser_by_brute_force():
     x, sigma = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(4), dtype=F64), [0.05, 0.3, 1.0, 5.0, 80.0]
     ours = exact_denoiser(points)(x, torch.tensor(sigma, dtype=F64))
     for one, s, guess in zip(x, sigma, ours):
-        logs = [-sum((a - b) ** 2 for a, b in zip(one.flatten().tolist(), y.flatten().tolist())) / (2 * s**2) for y in points]
+        logs = [
+            -sum((a - b) ** 2 for a, b in zip(one.flatten().tolist(), y.flatten().tolist())) / (2 * s**2)
+            for y in points
+        ]
         weights = [math.exp(v - max(logs)) for v in logs]
         wish = sum(w * y for w, y in zip(weights, points)) / sum(weights)
         torch.testing.assert_close(guess, wish, rtol=1e-10, atol=1e-12)
 
 
 def test_exact_denoiser_by_quadrature():
-    """Points that fill a line as a density does: the denoiser's sum becomes E[y | x] = int y p(y) N(x; y, s^2) dy / int ..."""
+    """Points fill a line as a density does: the sum becomes E[y | x] = int y N(x; y, s^2) dy / int N(x; y, s^2) dy."""
     from scipy.integrate import quad
 
     grid = (torch.arange(4000, dtype=F64)[:, None] + 0.5) / 4000 * 3 - 1  # uniform on (-1, 2)
     for x, s in [(0.1, 0.3), (1.9, 0.5), (-3.0, 1.0), (20.0, 8.0)]:
         density = lambda y, x=x, s=s: math.exp(-((x - y) ** 2) / (2 * s**2))
-        wish = quad(lambda y: y * density(y), -1, 2)[0] / quad(density, -1, 2)[0]
-        assert math.isclose(exact_denoiser(grid)(torch.tensor([[x]], dtype=F64), s).item(), wish, rel_tol=1e-5, abs_tol=1e-6)
+        wish = quad(lambda y, p=density: y * p(y), -1, 2)[0] / quad(density, -1, 2)[0]
+        assert math.isclose(
+            exact_denoiser(grid)(torch.tensor([[x]], dtype=F64), s).item(), wish, rel_tol=1e-5, abs_tol=1e-6
+        )
 
 
 def test_exact_denoiser_of_a_gaussian_cloud_nears_the_gaussian_one():
-    cloud = MEAN + torch.randn(20_000, 3, generator=torch.Generator().manual_seed(5), dtype=F64) @ torch.linalg.cholesky(COV).T
+    cloud = (
+        MEAN
+        + torch.randn(20_000, 3, generator=torch.Generator().manual_seed(5), dtype=F64) @ torch.linalg.cholesky(COV).T
+    )
     x = torch.randn(9, 3, generator=torch.Generator().manual_seed(6), dtype=F64)
     torch.testing.assert_close(exact_denoiser(cloud)(x, 1.0), gaussian_denoiser(MEAN, COV)(x, 1.0), rtol=0, atol=0.03)
 
@@ -173,7 +182,7 @@ def test_preconditioning_limits():
 
 
 def test_unit_variance_in_and_out():
-    """c_in makes the network's input of unit variance, the loss asks it for an output of unit variance, at every level."""
+    """At every level c_in gives the network inputs of unit variance, and the loss asks for such outputs."""
     rng = torch.Generator().manual_seed(0)
     x0, noise = SIGMA_DATA * torch.randn(50_000, 2, generator=rng), torch.randn(50_000, 2, generator=rng)
     for level in (0.01, 0.5, 10.0):
@@ -203,7 +212,9 @@ def test_loss_is_the_networks_squared_error_against_its_unit_target():
     denoiser.net = Constant(out)
     level, total = sigma[:, None].double(), (sigma[:, None].double() ** 2 + 0.25).sqrt()
     target = (x0 - 0.25 / total**2 * (x0 + level * noise)) / (level * 0.5 / total)
-    torch.testing.assert_close(edm_loss(denoiser, x0, sigma, noise).double(), (out - target).square().mean(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        edm_loss(denoiser, x0, sigma, noise).double(), (out - target).square().mean(), rtol=1e-4, atol=0
+    )
 
 
 def test_labels_reach_the_network_one_hot():
