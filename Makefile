@@ -5,6 +5,7 @@
 #   make lab      JupyterLab on the notebooks
 #   make install  only the environment (.venv, exact pins from constraints.txt)
 #   make lint     style, and the notebooks' text twins
+#   make coverage share of the package's lines that the tests run (at least 90%)
 #   make clean    remove what the goals above made
 #
 # PYTHON=python3.12 chooses the interpreter (3.10 or newer), PIP_ARGS="--extra-index-url ..." adds to pip's
@@ -26,7 +27,7 @@ INSTALLED := $(VENV)/.installed
 BOOK := _build/.book
 SOURCES := _config.yml $(shell find book hkd_mini data -type f -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help install book test lab lint clean
+.PHONY: help install book test lab lint coverage clean
 .DEFAULT_GOAL := help
 
 help:
@@ -59,6 +60,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/notebooks.py check book/*.ipynb
+
+coverage: $(INSTALLED)
+	$(BIN)/python -m pytest -q --cov=hkd_mini --cov-report=term tests
 
 clean:
 	rm -rf $(VENV) _build .pytest_cache .ruff_cache .coverage htmlcov *.egg-info

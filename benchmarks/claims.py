@@ -117,7 +117,7 @@ def claim(name: str, what: str, value: float, tolerance: float, command: str, *a
         "tolerance": tolerance,
         "command": command,
         "seed": SEED,
-        "device": f"{platform.machine()}, {torch.get_num_threads()} CPU cores",
+        "device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
         "date": str(datetime.date.today()),
         "weights": {f"{n}/model.safetensors": sha256(data_folder() / n / "model.safetensors") for n in about},
     }

@@ -183,7 +183,8 @@ class Run:
         }
         if not (np.isfinite(values["loss"]) and torch.isfinite(norm)):
             raise FloatingPointError(
-                f"step {step}: loss {values['loss']}, gradient norm {float(norm)}; batch of seed {config.seed}"
+                f"step {step}: loss {values['loss']}, gradient norm {float(norm)}; "
+                f"its batch is a function of seed {config.seed}, step {step}"
             )
         self.optimizer.step()
         self._average(config.ema_beta(step))

@@ -97,7 +97,7 @@ class HKD(nn.Module, Saved):
             raise ValueError(f"the teacher's network is {denoiser.config}, the configuration wants {config.network}")
         model = cls(config)
         model.load_state_dict(denoiser.net.state_dict(), strict=False)  # all but the generators, which start at 0
-        return model
+        return model.eval()
 
     @property
     def clock(self) -> Clock:

@@ -24,7 +24,12 @@ Denoise = Callable[..., Tensor]
 
 
 def expand(sigma: float | Tensor, x: Tensor) -> Tensor:
-    """sigma, a number or one per sample, shaped to multiply x: (batch or 1, 1, ...), in x's dtype and device."""
+    """sigma, a number or one per sample, shaped to multiply x: (batch or 1, 1, ...), in x's dtype and device.
+
+    Raises ValueError for a number that is not above 0: at level 0 nothing is left to denoise.
+    """
+    if not isinstance(sigma, Tensor) and sigma <= 0:
+        raise ValueError(f"sigma = {sigma}: a noise level is above 0")
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     return sigma.reshape(-1, *[1] * (x.ndim - 1))
 

@@ -131,6 +131,17 @@ def test_evolve_in_any_order_and_back(clock, batch):
 
 
 @torch.no_grad()
+def test_evolve_is_the_exponential_of_a_times_s_minus_t():
+    """The direction of time: from t to s states move by exp(A (s - t)), one t and s per sample or one for all."""
+    model, t, s = student(rates=0.5), torch.tensor([0.9, 0.2, 0.4]), 0.3
+    z = model.encode(unit_noise(UNET), t)
+    for g, before, after in zip(model.generators, z, model.evolve(z, t, s)):
+        for i in range(3):
+            wish = torch.einsum("hwij,jhw->ihw", torch.matrix_exp(g.dense() * (s - t[i])), before[i])
+            torch.testing.assert_close(after[i], wish, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
 def test_masks_weigh_the_evolved_pairs():
     model = student(rates=0.5)
     z = model.encode(unit_noise(UNET), 0.5)

@@ -8,19 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hkd_mini.classifier import Classifier, ClassifierConfig
 from hkd_mini.model import PRESETS
-from hkd_mini.networks import (
-    Classifier,
-    ClassifierConfig,
-    Decoder,
-    Embedding,
-    Encoder,
-    MLPConfig,
-    Network,
-    UNetBlock,
-    UNetConfig,
-    norm,
-)
+from hkd_mini.networks import Decoder, Embedding, Encoder, MLPConfig, Network, UNetBlock, UNetConfig, norm
 from hkd_mini.weights import build
 
 SMALL = UNetConfig(resolution=16, channels=8, mult=(1, 2), blocks=2, attention=(8,))
