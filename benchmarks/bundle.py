@@ -1,7 +1,7 @@
 """Make what data/ holds besides the weights: reference statistics, held-out paths, checksums.
 
-    python data/make.py --data cifar       # reference-cifar10.safetensors, trajectories-cifar10/, MANIFEST.json
-    python data/make.py                    # MANIFEST.json alone
+    python benchmarks/bundle.py --data cifar  # reference-cifar10.safetensors, trajectories-cifar10/, MANIFEST.json
+    python benchmarks/bundle.py               # MANIFEST.json alone
 
 The weights themselves come from the commands in their model cards. Run this after replacing any file, and commit the
 manifest.
@@ -10,15 +10,15 @@ manifest.
 import argparse
 import hashlib
 import json
-import pathlib
 import shutil
 
 import hkd_mini
 from hkd_mini import metrics, trajectories
 from hkd_mini.data import load_cifar10
 from hkd_mini.evaluation import REFERENCE
+from hkd_mini.weights import data_folder
 
-HERE = pathlib.Path(__file__).resolve().parent
+DATA = data_folder()
 KINDS = ("*.safetensors", "config.json", "claims.json")
 HELD_OUT, SEED = 64, 2  # paths, and a seed that no training used
 
@@ -28,7 +28,7 @@ def reference(data: str) -> None:
     extract = metrics.classifier_features(hkd_mini.load("features-cifar10"))
     stats = metrics.statistics(metrics.in_batches(load_cifar10("train", data).x, extract))
     metrics.save_statistics(
-        HERE / REFERENCE, stats, pictures="CIFAR-10, 50,000 training pictures, JPEG copies (quality 75, 4:2:0)"
+        DATA / REFERENCE, stats, pictures="CIFAR-10, 50,000 training pictures, JPEG copies (quality 75, 4:2:0)"
     )
 
 
@@ -36,7 +36,7 @@ def paths() -> None:
     """The bundled teacher's paths from 64 noises: 10 of the 19 points of each, float32 network, half precision on
     disk.
     """
-    folder, teacher = HERE / "trajectories-cifar10", hkd_mini.load("teacher-cifar10")
+    folder, teacher = DATA / "trajectories-cifar10", hkd_mini.load("teacher-cifar10")
     shutil.rmtree(folder, ignore_errors=True)
     for done in trajectories.make(teacher, (3, 32, 32), HELD_OUT, folder, times=10, seed=SEED, batch=32):
         print(f"{done} of {HELD_OUT} paths")
@@ -44,9 +44,9 @@ def paths() -> None:
 
 def manifest() -> None:
     """SHA-256 of every file that loading verifies."""
-    files = sorted(path for kind in KINDS for path in HERE.rglob(kind))
-    sums = {path.relative_to(HERE).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    (HERE / "MANIFEST.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+    files = sorted(path for kind in KINDS for path in DATA.rglob(kind))
+    sums = {path.relative_to(DATA).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    (DATA / "MANIFEST.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
     print(f"MANIFEST.json: {len(sums)} files")
 
 
