@@ -24,6 +24,7 @@ from .teacher import Denoiser, heun
 from .weights import data_folder, resolve
 
 REFERENCE = "reference-cifar10.safetensors"  # statistics of the training pictures in the bundled classifier's features
+PAPER = (253, 252, 249)  # the background of the book's figures
 MANIFOLD = 5000  # pictures that precision and recall look at
 
 
@@ -72,13 +73,11 @@ def extractor(features: str, device: str = "cpu") -> metrics.Extractor:
     return metrics.classifier_features(Classifier.from_folder(folder).to(device))
 
 
-def sheet(x: Float[Tensor, "n 3 h w"], columns: int, gap: int = 2, paper: int = 253) -> np.ndarray:
-    """Pictures in [-1, 1] side by side on one sheet of paper, `columns` a row: uint8 (height, width, 3), to be looked
-    at.
-    """
+def sheet(x: Float[Tensor, "n 3 h w"], columns: int, gap: int = 2) -> np.ndarray:
+    """Pictures in [-1, 1] side by side, `columns` a row, on PAPER: uint8 (height, width, 3), to be looked at."""
     n, _, h, w = x.shape
     rows = -(-n // columns)
-    out = torch.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), paper, dtype=torch.uint8)
+    out = torch.tensor(PAPER, dtype=torch.uint8).repeat(rows * (h + gap) - gap, columns * (w + gap) - gap, 1)
     for k, picture in enumerate(to_uint8(x)):
         i, j = k // columns * (h + gap), k % columns * (w + gap)
         out[i : i + h, j : j + w] = picture.permute(1, 2, 0)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import hkd_mini
-from hkd_mini.evaluation import sheet
+from hkd_mini.evaluation import PAPER, sheet
 from hkd_mini.schedule import karras_sigmas
 from hkd_mini.teacher import heun
 
@@ -34,7 +34,7 @@ def one_step(model, teacher) -> None:
     film = (path / (levels**2 + 0.25).sqrt().view(-1, 1, 1, 1, 1).float())[STOPS] / 2
     film[-1] = path[-1]
     rows = sheet(film.transpose(0, 1).flatten(0, 1).clamp(-1, 1), len(STOPS))
-    gap = np.full((len(rows), 16, 3), 253, np.uint8)
+    gap = np.full((len(rows), 16, 3), PAPER, np.uint8)
     strip = np.concatenate([rows, gap, sheet(model.sample(noise), 1)], axis=1)
     fig, ax = plt.subplots(figsize=(9.0, 5.2))
     ax.imshow(strip)
