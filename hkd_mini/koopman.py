@@ -85,9 +85,7 @@ class KoopmanGenerator(nn.Module):
         return self.A.to(torch.promote_types(self.A.dtype, torch.float32)).chunk(2)
 
     def eigenvalues(self) -> Complex[Tensor, "pairs h w"]:
-        """alpha + i beta of every block; its conjugate is the block's other eigenvalue. Detached, complex64 for a
-        float32 A.
-        """
+        """alpha + i beta of every block; its conjugate is the block's other eigenvalue. Detached."""
         return torch.complex(*self._rates()).detach()
 
     def dense(self) -> Float[Tensor, "h w d d"]:

@@ -150,6 +150,7 @@ class HKD(nn.Module, Saved):
 
     def decode(self, states: list[Tensor], labels: Int[Tensor, " batch"] | None = None) -> Float[Tensor, "batch ..."]:
         """The picture that the states stand for, about [-1, 1]; the decoder is always told the last noise level.
+
         Source: HKD eq 5.
         """
         if self.config.hierarchy == "bottleneck-only":
@@ -165,8 +166,9 @@ class HKD(nn.Module, Saved):
     def sample(
         self, noise: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch ..."]:
-        """Pictures in [-1, 1] from unit noise in one evaluation: decode(e^{A (eps - T)} encode(sigma_max n)). Source:
-        HKD algorithm 2.
+        """Pictures in [-1, 1] from unit noise in one evaluation: decode(e^{A (eps - T)} encode(sigma_max n)).
+
+        Source: HKD algorithm 2.
         """
         states = self.encode(SIGMA_MAX * noise, self.clock.T, labels)
         x = self.decode(self.evolve(states, self.clock.T, self.clock.eps), labels)

@@ -71,8 +71,9 @@ RECIPES: dict[str, Recipe] = {
 
 
 def train_teacher(denoiser: Denoiser, images: Images | Tensor, config: TrainConfig, **keep) -> Iterator[Step]:
-    """Train a denoiser on pictures (or points (n, 2)) with EDM's loss and mirrored pictures; yields as `fit`. Source:
-    EDM, table 1.
+    """Train a denoiser on pictures, mirrored at random, or points (n, 2), with EDM's loss; yields as `fit`.
+
+    Source: EDM, table 1.
     """
     x = images.x if isinstance(images, Images) else images
     labels = images.labels if isinstance(images, Images) and denoiser.config.labels else None
@@ -119,17 +120,13 @@ def train_classifier(classifier: Classifier, images: Images, config: TrainConfig
 def train(
     model: nn.Module, trajectories, config: TrainConfig, distance: Distance | None = None, **keep
 ) -> Iterator[Step]:
-    """Distil a teacher's paths into an HKD: at T and s - 1 uniform times, the evolved states must decode to the path's
-    end.
+    """Distil a teacher's paths into an HKD: the states evolved from T and from s - 1 uniform times decode to their end.
 
     `trajectories` as `trajectories.Trajectories`; `distance` defaults to l1 MSE + l2 feature distance as
     `config.perceptual` names it. Yields as `fit`. Source: HKD algorithm 1, eq 6.
     """
-    distance = (
-        distance
-        if distance is not None
-        else Distance.of(config.perceptual if len(model.config.network.shape) == 3 else "none")
-    )
+    if distance is None:
+        distance = Distance.of(config.perceptual if len(model.config.network.shape) == 3 else "none")
 
     def batch(step: int) -> dict[str, Tensor]:
         rng, index = generator(config.seed, step), batch_indices(len(trajectories), config.batch, config.seed, step)

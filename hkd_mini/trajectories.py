@@ -128,9 +128,7 @@ def _existing(out: pathlib.Path, header: dict, n: int, resume: bool) -> set[int]
 
 
 def _header(path: pathlib.Path, verify: bool) -> tuple[dict, int]:
-    """A shard's description and its number of paths. Raises ValueError that names a damaged, foreign or renamed
-    file.
-    """
+    """A shard's description and its number of paths. ValueError names a damaged, foreign or renamed file."""
     try:
         with safe_open(path, framework="pt") as file:
             header, count = json.loads((file.metadata() or {})["trajectories"]), file.get_slice("x").get_shape()[0]
