@@ -13,12 +13,21 @@ eigensolver are the whole machine.
 """
 
 from collections.abc import Callable
-from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Complex, Float, Inexact, Int, Real
+from jaxtyping import Complex, Float, Inexact, Real
+from scipy.integrate import quad
+from scipy.linalg import qr
+from scipy.optimize import brentq
 
+from .dictionaries import Gaussians as Gaussians  # so that all a fit needs can be had from here
+from .dictionaries import Monomials as Monomials
+from .dictionaries import delays as delays
+from .dictionaries import gaussians as gaussians
+from .dictionaries import monomials as monomials
+
+METHODS = ("least-squares", "forward-backward", "total-least-squares")
 Snapshots = Inexact[np.ndarray, "count n"]
 
 
@@ -63,41 +72,83 @@ class EDMD(NamedTuple):
         return np.log(self.eigenvalues) / self.dt
 
 
-class Monomials(NamedTuple):
-    """The dictionary of monomials x^e, one for each row e of `exponents`: (..., n) -> (..., k)."""
+def optimal_rank(singular_values: Float[np.ndarray, " k"], shape: tuple[int, int], noise: float | None = None) -> int:
+    """How many singular values of a noisy (count, n) matrix to keep; 0 where all of it looks like noise.
 
-    exponents: Int[np.ndarray, "k n"]
-
-    def __call__(self, x: Inexact[np.ndarray, "*batch n"]) -> Inexact[np.ndarray, "*batch k"]:
-        if x.shape[-1] != self.exponents.shape[1]:
-            raise ValueError(f"monomials in {self.exponents.shape[1]} variables, states of {x.shape[-1]}")
-        return np.prod(x[..., None, :] ** self.exponents, axis=-1)
-
-
-def monomials(n: int, degree: int) -> Monomials:
-    """All monomials in n variables of total degree at most `degree`, the constant first, sorted by degree."""
-    if n < 1 or degree < 0:
-        raise ValueError(f"need n >= 1 variables and degree >= 0, got n = {n}, degree = {degree}")
-    factors = (c for d in range(degree + 1) for c in combinations_with_replacement(range(n), d))
-    return Monomials(np.array([[c.count(i) for i in range(n)] for c in factors]))
+    Those above lambda(b) sqrt(max(shape)) noise, b = min / max of the shape, or, where the noise is unknown, above
+    lambda(b) / sqrt(median of Marchenko & Pastur) times their median (Gavish & Donoho 2014, eqs 10 to 12).
+    """
+    s, (small, large) = np.asarray(singular_values, dtype=float), sorted(shape)
+    if small < 1 or s.shape != (small,):
+        raise ValueError(f"need all {small} singular values of a {shape} matrix, got shape {s.shape}")
+    b = small / large
+    threshold = np.sqrt(2 * (b + 1) + 8 * b / (b + 1 + np.sqrt(b * b + 14 * b + 1)))
+    scale = np.median(s) / np.sqrt(_marchenko_pastur_median(b)) if noise is None else np.sqrt(large) * noise
+    return int(np.sum(s > threshold * scale))
 
 
-def dmd(x: Snapshots, y: Snapshots | None = None, rank: int | None = None, dt: float = 1.0) -> DMD:
+def _marchenko_pastur_median(b):
+    low, high = (1 - np.sqrt(b)) ** 2, (1 + np.sqrt(b)) ** 2
+    angle = lambda u: low + (high - low) * np.sin(u) ** 2  # so that both ends are smooth
+
+    def share(u):  # of the law below angle(u)
+        density = lambda v: ((high - low) * np.sin(v) * np.cos(v)) ** 2 / (np.pi * b * angle(v))
+        return quad(density, 0, u)[0]
+
+    return angle(brentq(lambda u: share(u) - 0.5, 0, np.pi / 2))
+
+
+def dmd(
+    x: Snapshots, y: Snapshots | None = None, rank: int | None = None, dt: float = 1.0, method: str = "least-squares"
+) -> DMD:
     """Fit y = A x by SVD and return the exact modes of A: A = Y X^+, X cut to `rank` (all of it by default).
 
     Rows are snapshots; without y, x is one trajectory at steps of dt. Eigenvalues are sorted by decreasing
-    modulus. (Tu et al. 2014, algorithm 2: a mode is Y V S^-1 w / lambda, and U w where lambda vanishes.)
-    ValueError as in `_snapshots`; for a rank that the data do not have; for an operator without a basis of
-    eigenvectors.
+    modulus. (Tu et al. 2014, algorithm 2: a mode is Y V S^-1 w / lambda, and U w where lambda vanishes.) Noise in x
+    pulls the eigenvalues of least squares towards 0. `method` "forward-backward" averages that away,
+    K = (K_f K_b^-1)^1/2 with modes U w (Dawson et al. 2016); "total-least-squares" first projects x and y on the `rank`
+    leading directions of both together (Hemati et al. 2017). ValueError for snapshots that are too few, not finite, all
+    zero or of mismatched shapes; for a rank that they do not have; for an operator without a basis of eigenvectors.
     """
+    if method not in METHODS:
+        raise ValueError(f"method = {method!r}: one of {', '.join(METHODS)}")
     x, y = _snapshots(x, y, dt)
-    U, s, Vh = np.linalg.svd(x.T, full_matrices=False)
-    r = _rank(s, x.shape, rank)
-    U, carried = U[:, :r], (y.T @ Vh[:r].conj().T) / s[:r]  # Y V S^-1
-    eigenvalues, W, W_inverse = _eigen(U.conj().T @ carried)
+    if method == "total-least-squares":
+        x, y = _project(x, y, rank)
+    U, s, Vh = _svd(x.T, rank)
+    carried = (y.T @ Vh.conj().T) / s[: len(Vh)]  # Y V S^-1
+    K = U.conj().T @ carried
+    if method == "forward-backward":
+        K = _forward_backward(K, s[: len(Vh), None] * Vh, U.conj().T @ y.T)
+    eigenvalues, W, W_inverse = _eigen(K)
+    left = U @ W_inverse.conj().T
+    if method == "forward-backward":
+        return DMD(eigenvalues, U @ W, left, s, dt)
     alive = abs(eigenvalues) > 1e-14 * abs(eigenvalues).max()
-    modes = np.where(alive, (carried @ W) / np.where(alive, eigenvalues, 1), U @ W)
-    return DMD(eigenvalues, modes, (W_inverse @ U.conj().T).conj().T, s, dt)
+    modes = carried @ (W / np.where(alive, eigenvalues, 1))
+    if not alive.all():
+        modes[:, ~alive] = U @ W[:, ~alive]
+    return DMD(eigenvalues, modes, left, s, dt)
+
+
+def _project(x, y, rank):
+    if rank is None or not 1 <= rank <= len(x):
+        raise ValueError(f"total least squares needs a rank between 1 and the {len(x)} pairs, got {rank}")
+    V = _svd(np.hstack([x, y]), rank)[0]
+    return V @ (V.conj().T @ x), V @ (V.conj().T @ y)
+
+
+def _forward_backward(forward, x, y):
+    """The root of forward backward^-1 nearest to `forward`; x and y (r, count) are the data in the basis of K."""
+    backward = x @ np.linalg.pinv(y)
+    if np.linalg.cond(backward) > 1e14:
+        raise ValueError("the backward fit is singular, so there is no forward-backward mean; lower the rank")
+    squares, W, W_inverse = _eigen(forward @ np.linalg.inv(backward))
+    roots = np.sqrt(squares)
+    roots *= np.where((roots.conj() * np.diag(W_inverse @ forward @ W)).real < 0, -1, 1)
+    K = (W * roots) @ W_inverse
+    real = np.isrealobj(forward) and abs(K.imag).max() < 1e-8 * abs(K).max()  # not where a square is negative
+    return K.real if real else K
 
 
 def forecast(
@@ -175,6 +226,20 @@ def _snapshots(x, y, dt):
     if not dt > 0:
         raise ValueError(f"dt must be positive, got {dt}")
     return x, y
+
+
+def _svd(a, rank):
+    """The leading singular vectors of a, and all of its singular values: U (rows, r), s, V^H (r, columns).
+
+    QR first, in the tall direction: the small factor has the same singular values, and the large one is needed only
+    times r columns. That halves the memory of an SVD of the whole.
+    """
+    tall = a.shape[0] >= a.shape[1]
+    Q, R = qr(a if tall else a.conj().T, mode="economic", check_finite=False)
+    U, s, Vh = np.linalg.svd(R)
+    r = _rank(s, a.shape, rank)
+    U, Vh = Q @ U[:, :r], Vh[:r]
+    return (U, s, Vh) if tall else (Vh.conj().T, s, U.conj().T)
 
 
 def _rank(s, shape, rank):

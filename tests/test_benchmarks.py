@@ -58,3 +58,13 @@ def test_evolve(capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "matrix_exp" in printed and "plain copy" in printed and "GB/s" in printed
     assert ratio(printed) >= 0
+
+
+def test_dmd(capsys, monkeypatch):
+    pytest.importorskip("pydmd", reason="PyDMD is what it compares with")
+    module = script("dmd")
+    monkeypatch.setattr(module, "SHAPES", ((60, 900), (40, 3000)))
+    module.main(["--repeats", "1"])
+    printed = capsys.readouterr().out
+    assert printed.count("PyDMD") >= 3 and printed.count("peak memory") == 4
+    assert ratio(printed) > 0

@@ -45,3 +45,24 @@ def test_same_eigenvalues_modes_and_forecast(n, count, complex_data, seed):
     np.testing.assert_allclose(sort(ours.eigenvalues), sort(truth), atol=1e-6)
     np.testing.assert_allclose(aligned(ours.modes, theirs.modes), 1, atol=1e-8)
     np.testing.assert_allclose(forecast(ours, x[0], np.arange(count)), theirs.reconstructed_data.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("complex_data", [False, True], ids=["real", "complex"])
+@pytest.mark.parametrize("seed", range(5))
+def test_same_eigenvalues_from_noisy_snapshots_by_total_least_squares(seed, complex_data):
+    x, _ = trajectory(40, 60, complex_data, seed)
+    x = x + 1e-3 * np.random.default_rng(seed).normal(size=x.shape)
+    ours = dmd(x, rank=4, method="total-least-squares")
+    theirs = pydmd.DMD(svd_rank=4, tlsq_rank=4).fit(x.T)
+    np.testing.assert_allclose(sort(ours.eigenvalues), sort(theirs.eigs), atol=1e-10)
+
+
+def test_same_rank_where_the_noise_is_unknown():
+    from pydmd.utils import compute_rank
+
+    from hkd_mini.dmd import optimal_rank
+
+    rng = np.random.default_rng(0)
+    for count, n in [(60, 200), (150, 150), (300, 20)]:
+        x = rng.normal(size=(count, 4)) @ rng.normal(size=(4, n)) + 0.3 * rng.normal(size=(count, n))
+        assert optimal_rank(np.linalg.svd(x, compute_uv=False), x.shape) == compute_rank(x, 0) == 4

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from hkd_mini import systems
-from hkd_mini.dmd import dmd, edmd, eigenfunctions, forecast, monomials, residuals
+from hkd_mini.dmd import (
+    delays,
+    dmd,
+    edmd,
+    eigenfunctions,
+    forecast,
+    gaussians,
+    monomials,
+    optimal_rank,
+    residuals,
+)
 
 
 def non_normal(n, seed, complex_data=False):
@@ -79,6 +89,105 @@ def test_a_dead_direction_has_eigenvalue_zero_and_a_projected_mode():
     np.testing.assert_allclose(forecast(fit, np.ones(2), np.arange(3)), [[1, 1], [0.9, 0], [0.81, 0]], atol=1e-12)
 
 
+METHODS = ["forward-backward", "total-least-squares"]
+
+
+@pytest.mark.parametrize("complex_data", [False, True], ids=["real", "complex"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("seed", range(5))
+def test_without_noise_every_method_finds_the_matrix(seed, method, complex_data):
+    A = non_normal(4, seed, complex_data)
+    x, y = snapshots(A, 33, seed)
+    fit = dmd(x, y, rank=4, method=method)
+    np.testing.assert_allclose(sort(fit.eigenvalues), sort(np.linalg.eigvals(A)), atol=1e-9)
+    np.testing.assert_allclose(fit.modes * fit.eigenvalues @ fit.left.conj().T, A, atol=1e-8)
+    np.testing.assert_allclose(fit.left.conj().T @ fit.modes, np.eye(4), atol=1e-9)
+
+
+def noisy_path(seed, noise=0.15, count=500):
+    """An undamped rotation by 0.4 a step in four sensors, with noise on every snapshot."""
+    rng = np.random.default_rng(seed)
+    k = np.arange(count)
+    waves = np.stack([np.cos(0.4 * k), np.sin(0.4 * k)], -1)
+    sensors = np.linalg.qr(rng.normal(size=(4, 2)))[0].T
+    return waves @ sensors + noise * rng.normal(size=(count, 4))
+
+
+def test_noise_pulls_least_squares_in_by_the_predicted_factor_and_the_cures_push_back():
+    noise, mean = 0.15, {}
+    for method in ["least-squares", *METHODS]:
+        fits = [dmd(noisy_path(seed, noise), rank=2, method=method) for seed in range(20)]
+        mean[method] = np.mean([abs(fit.eigenvalues) for fit in fits])
+    # Dawson et al. 2016: |lambda| shrinks by 1 / (1 + noise power / signal power in each direction, here 1/2)
+    assert mean["least-squares"] == pytest.approx(1 / (1 + noise**2 / 0.5), abs=2e-3)
+    for method in METHODS:
+        assert abs(mean[method] - 1) < 2e-3, method
+
+
+def test_a_negative_eigenvalue_survives_the_square_root():
+    A = np.diag([-0.9, 0.5, -0.2])
+    fit = dmd(*snapshots(A, 20, 0), method="forward-backward")
+    np.testing.assert_allclose(np.sort(fit.eigenvalues.real), [-0.9, -0.2, 0.5], atol=1e-10)
+
+
+def test_delays_show_a_standing_wave_whole():
+    wave = np.cos(0.3 * np.arange(60))[:, None]  # one sensor: rank one, though the motion has two dimensions
+    assert abs(dmd(wave).eigenvalues.imag).max() == 0
+    windows = delays(wave, 2)
+    assert windows.shape == (59, 2) and (windows[7] == wave[7:9, 0]).all()
+    np.testing.assert_allclose(np.sort(dmd(windows).rates.imag), [-0.3, 0.3], atol=1e-10)
+    two = np.arange(12.0).reshape(6, 2)
+    np.testing.assert_array_equal(delays(two, 3)[1], [2, 3, 4, 5, 6, 7])
+
+
+def test_the_sech_pair():
+    # Kutz, Brunton, Brunton & Proctor 2016, section 1.4: two modes, 2.3 and 2.8 radians per second
+    position, time = np.linspace(-5, 5, 400), np.linspace(0, 4 * np.pi, 200)
+    bump = 1 / np.cosh(position + 3)
+    pair = 2 / np.cosh(position) * np.tanh(position)
+    x = bump * np.exp(2.3j * time)[:, None] + pair * np.exp(2.8j * time)[:, None]
+    fit = dmd(x, rank=2, dt=time[1])
+    np.testing.assert_allclose(np.sort(fit.rates.imag), [2.3, 2.8], atol=1e-9)
+    np.testing.assert_allclose(fit.rates.real, 0, atol=1e-9)
+
+
+def test_optimal_rank_finds_what_stands_above_the_noise():
+    rng = np.random.default_rng(0)
+    for count, n in [(80, 300), (200, 200), (500, 40)]:
+        signal = rng.normal(size=(count, 5)) @ rng.normal(size=(5, n))
+        s = np.linalg.svd(signal + 0.5 * rng.normal(size=(count, n)), compute_uv=False)
+        assert optimal_rank(s, (count, n)) == optimal_rank(s, (count, n), noise=0.5) == 5
+        pure = np.linalg.svd(rng.normal(size=(count, n)), compute_uv=False)
+        assert optimal_rank(pure, (count, n)) == optimal_rank(pure, (count, n), noise=1.0) == 0
+
+
+def test_optimal_threshold_is_the_published_one():
+    # Gavish & Donoho 2014: 4 / sqrt(3) sqrt(n) sigma for a square matrix, and omega(1) = 2.858, omega(0.5) = 2.1711
+    edge = 4 / np.sqrt(3) * np.sqrt(9) * 2.0
+    s = np.array([edge * 1.001, edge * 0.999] + [1.0] * 7)
+    assert optimal_rank(s, (9, 9), noise=2.0) == 1
+    for shape, omega in [((9, 9), 2.858), ((9, 18), 2.1711)]:
+        s = np.array([omega * 1.001, omega * 0.999] + [1.0] * 7)  # the median is 1
+        assert optimal_rank(s, shape) == 1
+
+
+def test_gaussians():
+    psi = gaussians(np.array([[0.0, 0.0], [3.0, 4.0]]), width=5.0)
+    x = np.zeros((2, 1, 2))
+    np.testing.assert_allclose(psi(x), np.broadcast_to([1, np.exp(-0.5)], (2, 1, 2)))
+
+
+def test_kernel_edmd_is_edmd_on_radial_functions():
+    # Williams, Rowley & Kevrekidis 2015: eigenvalues of G^+ A with the Gram matrices of the kernel alone
+    x, y = systems.snapshot_pairs(systems.duffing(), 40, 0.25, (-1.5, [1.5, 1.5]), np.random.default_rng(0))
+    kernel = lambda a, b: np.exp(-((a[:, None] - b[None]) ** 2).sum(-1) / 2)
+    ours = edmd(x, y, gaussians(x, 1.0), rank=12)
+    U, s, Vh = np.linalg.svd(kernel(x, x) / np.linalg.norm(kernel(x, x), axis=0), full_matrices=False)
+    scaled = kernel(y, x) / np.linalg.norm(kernel(x, x), axis=0)
+    theirs = np.linalg.eigvals(U[:, :12].T @ scaled @ Vh[:12].T / s[:12])
+    np.testing.assert_allclose(sort(ours.eigenvalues), sort(theirs), atol=1e-7)
+
+
 def test_continuous_rates_of_the_slow_manifold_by_edmd():
     slow = systems.slow_manifold()
     x, y = systems.snapshot_pairs(slow, 60, 0.25, (-2, [2, 2]), np.random.default_rng(0))
@@ -99,8 +208,8 @@ def test_edmd_on_a_linear_map_gives_the_products_of_its_eigenvalues():
     x, y = snapshots(J, 101, 0)
     fit = edmd(x, y, monomials(2, 4))
     expected = np.array([0.9**i * 0.8**j for i in range(5) for j in range(5 - i)])
-    np.testing.assert_allclose(np.sort(fit.eigenvalues.real), np.sort(expected), atol=1e-11)
-    np.testing.assert_allclose(fit.eigenvalues.imag, 0, atol=1e-11)
+    np.testing.assert_allclose(np.sort(fit.eigenvalues.real), np.sort(expected), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(fit.eigenvalues.imag, 0, atol=1e-12)
     assert fit.residuals.max() < 1e-9 and residuals(fit, *snapshots(J, 50, 9)).max() < 1e-8
 
 
@@ -187,6 +296,16 @@ GOOD = np.random.default_rng(0).normal(size=(9, 2))
         (lambda: dmd(np.eye(2), np.array([[1.0, 0.0], [1.0, 1.0]])), "Jordan block"),
         (lambda: edmd(GOOD, GOOD, monomials(2, 4)), "rank 9"),
         (lambda: edmd(GOOD, GOOD, lambda x: 0 * x), "zero everywhere"),
+        (lambda: dmd(GOOD, method="ridge"), "'ridge': one of least-squares"),
+        (lambda: dmd(GOOD, method="total-least-squares"), "rank between 1 and the 8 pairs, got None"),
+        (lambda: dmd(GOOD, method="total-least-squares", rank=9), "got 9"),
+        (lambda: dmd(GOOD[:4], 0 * GOOD[:4], method="forward-backward"), "backward fit is singular"),
+        (lambda: edmd(np.ones((9, 2)), np.ones((9, 2)), monomials(2, 1)), "rank 1"),
+        (lambda: delays(GOOD, 10), "count 10"),
+        (lambda: unwrap(delays)(GOOD[:, 0], 2), r"shape \(9,\)"),
+        (lambda: gaussians(GOOD, 0.0), "width 0.0"),
+        (lambda: gaussians(GOOD, 1.0)(np.ones((3, 5))), "states of 5"),
+        (lambda: optimal_rank(np.ones(3), (9, 4)), "all 4 singular values"),
         (lambda: monomials(0, 2), "n = 0"),
         (lambda: monomials(3, 1)(GOOD), "monomials in 3 variables"),
     ],
