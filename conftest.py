@@ -7,6 +7,9 @@ os.environ.pop("MPLBACKEND", None)
 
 # The chapters' times are for two cores, and more threads than that only trip over one another in small models.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+# numpy's matrices here are smaller still: a second thread that waits for its turn makes an eigenproblem of 112 x 112
+# take 1.6 s instead of 3 ms on a busy machine.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_itemcollected(item):

@@ -1,0 +1,142 @@
+"""JupyterLab, end to end: open a chapter, run all of it, move a slider of its live figure, and see the figure change.
+
+Needs Chromium (or Chrome) and JupyterLab. Everything happens in a copy of the book, with settings of its own, on a free
+port of this machine. Skipped by name where something is missing.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+CHAPTER = "05-learning-the-lift"
+RUNNING = 400_000  # ms for all cells of the chapter: half a minute, on a machine with nothing else to do
+# Every cell stays in the page (JupyterLab drops those out of sight), and nothing asks for news or for a version.
+SETTINGS = {
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on the PATH"),
+]
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """The address of a JupyterLab on a copy of the book, with its token."""
+    pytest.importorskip("jupyterlab")
+    pytest.importorskip("ipywidgets")
+    book = tmp_path / "book"
+    shutil.copytree(ROOT / "book" / "assets", book / "assets")
+    notebook = json.loads((ROOT / "book" / f"{CHAPTER}.ipynb").read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:  # nothing stored: all that is seen below was computed here
+        if cell["cell_type"] == "code":
+            cell.update(outputs=[], execution_count=None)
+    notebook["metadata"].pop("widgets", None)
+    (book / f"{CHAPTER}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+
+    settings = tmp_path / "config" / "labconfig"
+    settings.mkdir(parents=True)
+    (settings / "default_setting_overrides.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    own = {name: str(tmp_path / name.lower()) for name in ("JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    env = {**os.environ, **own, "JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "PYTHONPATH": paths}
+    env |= {"JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "user"), "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "spaces")}
+    port, token, log = free_port(), secrets.token_hex(16), tmp_path / "lab.log"
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={book}"]
+    with open(log, "wb") as out:
+        server = subprocess.Popen(command, cwd=book, env=env, stdout=out, stderr=out, start_new_session=True)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", server, log)
+        yield f"http://127.0.0.1:{port}", token
+    finally:
+        stop(server)
+
+
+def wait_for(url, server, log, seconds=90):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and server.poll() is None:
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(0.3)
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
+
+
+def stop(server):
+    """Ask the server to leave, which ends its kernels; if it does not, end it and what it started."""
+    server.send_signal(signal.SIGTERM)
+    try:
+        server.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)  # its own session: nothing but the server and its kernels
+        server.wait(10)
+
+
+@pytest.fixture
+def page():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium.new_page(viewport={"width": 1400, "height": 1000})
+        chromium.close()
+
+
+def test_the_live_twin_moves_in_jupyterlab(lab, page):
+    address, token = lab
+    page.goto(f"{address}/lab/tree/{CHAPTER}.ipynb?reset&token={token}", wait_until="load", timeout=120_000)
+    cells = page.locator(".jp-Notebook .jp-CodeCell")
+    cells.first.wait_for(timeout=120_000)
+    assert not page.locator(".jp-OutputArea-output").count(), "the copy has no stored output"
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first.wait_for(timeout=60_000)
+
+    page.locator(".lm-MenuBar-itemLabel", has_text=re.compile("^Run$")).click()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).click()
+    sliders = page.locator(".jp-OutputArea .widget-slider [role=slider], .jp-OutputArea .noUi-handle")
+    sliders.first.wait_for(timeout=RUNNING)
+    picture = page.locator(".jp-OutputArea img.widget-image").last
+    picture.wait_for(timeout=30_000)
+    last = cells.last.locator(".jp-InputPrompt").first  # run to the end: a busy kernel would answer no slider
+    page.wait_for_function("p => /\\[\\d+\\]/.test(p.textContent)", arg=last.element_handle(), timeout=RUNNING)
+    assert not page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count()
+    assert not page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").count()
+
+    for k in range(sliders.count()):
+        before, slider = picture.get_attribute("src"), sliders.nth(k)
+        slider.scroll_into_view_if_needed()
+        slider.focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function(
+            "([image, before]) => image.src !== before", arg=[picture.element_handle(), before], timeout=30_000
+        )
+    assert sliders.count() == 3
+
+    # and the picture that computes in the page does so here as well
+    curve = page.locator(".live svg path[stroke='#D1521B']").first
+    before = curve.get_attribute("d")
+    page.locator(".live .handle").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("([c, before]) => c.getAttribute('d') !== before", arg=[curve.element_handle(), before])
