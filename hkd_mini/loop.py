@@ -36,7 +36,8 @@ class TrainConfig:
     """How long and how fast. `images`, `warmup` and `ema_halflife` count training examples; `decay` is the last part of
     the run over which the learning rate falls to zero (0: constant, as the HKD paper has it); `checkpoint` counts
     steps; `clip` is the largest gradient norm (0: none). `times` (HKD) is s: T and s - 1 uniform times per path;
-    `consistency=False` keeps T alone.
+    `consistency=False` keeps T alone. `path`, `linear` and `infinitesimal` weigh terms that the paper does not have,
+    and `follow` says who gives way (`losses.Weights`).
     """
 
     images: int = 100_000
@@ -54,11 +55,16 @@ class TrainConfig:
     times: int = 5
     consistency: bool = True
     perceptual: str = "cifar"  # cifar (bundled), a classifier's folder, alex, vgg, squeeze (LPIPS), none
+    path: float = 0.0
+    linear: float = 0.0
+    infinitesimal: float = 0.0
+    follow: bool = True
 
     def __post_init__(self):
-        for name in ("images", "batch", "checkpoint", "times"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: at least 1")
+        least = dict(images=1, batch=1, checkpoint=1, times=1, path=0, linear=0, infinitesimal=0)
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                raise ValueError(f"{name} = {getattr(self, name)}: at least {bound}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision = {self.precision!r}: fp32 or bf16")
 

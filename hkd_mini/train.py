@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from .classifier import Classifier
 from .data import Images, batch_indices, to_unit
 from .loop import Step, TrainConfig, fit, generator
-from .losses import Distance, hkd_loss
+from .losses import Distance, Weights, hkd_loss
 from .schedule import lognormal_sigmas
-from .teacher import Denoiser, edm_loss
+from .teacher import Denoiser, Path, edm_loss
 
 
 class Recipe(NamedTuple):
@@ -117,25 +117,54 @@ def train_classifier(classifier: Classifier, images: Images, config: TrainConfig
     yield from fit(classifier, batch, loss, config, **keep)
 
 
+class PathsInMemory:
+    """Paths as a sampler returns them, for `train`: `len`, `sigmas` and `gather` of `trajectories.Trajectories`.
+
+    path: a `teacher.Path`, x (K, n, *shape). For points, where a file would be the slowest part.
+    """
+
+    def __init__(self, path: Path):
+        self.sigmas, self.x = path.sigmas, path.x.transpose(0, 1).float().contiguous()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def gather(self, index: Tensor, at: Tensor) -> dict[str, Tensor]:
+        """x (n, s, *shape) and sigma (n, s) at the points `at` of each path, end (n, *shape)."""
+        return {"x": self.x[index[:, None], at], "sigma": self.sigmas[at].float(), "end": self.x[index, -1]}
+
+
 def train(
     model: nn.Module, trajectories, config: TrainConfig, distance: Distance | None = None, **keep
 ) -> Iterator[Step]:
     """Distil a teacher's paths into an HKD: the states evolved from T and from s - 1 uniform times decode to their end.
 
-    `trajectories` as `trajectories.Trajectories`; `distance` defaults to l1 MSE + l2 feature distance as
-    `config.perceptual` names it. Yields as `fit`. Source: HKD algorithm 1, eq 6.
+    `trajectories` as `trajectories.Trajectories` or `PathsInMemory`; `distance` defaults to l1 MSE + l2 feature
+    distance as `config.perceptual` names it. With weights for path decoding or linearity every time gets a partner u,
+    uniform too; for the infinitesimal term, its neighbour on the stored path. Yields as `fit`. Source: HKD algorithm 1,
+    eq 6; the further terms, `losses`.
     """
     if distance is None:
         distance = Distance.of(config.perceptual if len(model.config.network.shape) == 3 else "none")
+    weights = Weights(config.path, config.linear, config.infinitesimal, config.follow)
+    levels = len(trajectories.sigmas) - 1
 
     def batch(step: int) -> dict[str, Tensor]:
         rng, index = generator(config.seed, step), batch_indices(len(trajectories), config.batch, config.seed, step)
         count = config.times - 1 if config.consistency else 0
-        at = torch.randint(0, len(trajectories.sigmas) - 1, (len(index), count), generator=rng)
+        at = torch.randint(0, levels, (len(index), count), generator=rng)
         at = torch.cat([torch.zeros(len(index), 1, dtype=torch.long), at], dim=1)  # 0 is T
-        return trajectories.gather(index, at)
+        batch, partners = trajectories.gather(index, at), {}
+        if weights.path or weights.linear:
+            partners["u"] = torch.randint(0, levels, at.shape, generator=rng)
+        if weights.infinitesimal:
+            partners["near"] = torch.where(at + 1 < levels, at + 1, at - 1)
+        for name, places in partners.items():
+            there = trajectories.gather(index, places)
+            batch |= {f"x_{name}": there["x"], f"sigma_{name}": there["sigma"]}
+        return batch
 
-    def loss(model, x, sigma, end, progress, labels=None):
-        return hkd_loss(model, distance.to(x.device), x, sigma, end, progress, labels)
+    def loss(model, x, sigma, end, progress, labels=None, **further):
+        return hkd_loss(model, distance.to(x.device), x, sigma, end, progress, labels, weights, **further)
 
     yield from fit(model, batch, loss, config, **keep)

@@ -1,0 +1,123 @@
+// One step on a checkerboard: two small models and their teacher, at work in the page.
+// A noise can be dragged. Its true path is integrated here, by Heun's method with the exact denoiser of the board's
+// points; the model's is encoded once and moved by e^{A dt}. The slider moves a whole cloud of such states.
+import { axes, choice, COLORS, layout, slider } from "./stage.mjs";
+
+/** Signed 16-bit numbers from base64. */
+const numbers = (text) => new Int16Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
+
+/** Numbers of 12 bits, two in three bytes, -2047 to 2047: what a weight needs, relative to its layer's largest. */
+function twelve(text) {
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), out = new Int16Array((bytes.length / 3) * 2);
+  for (let i = 0, k = 0; i < bytes.length; i += 3) {
+    out[k++] = ((bytes[i] << 4) | (bytes[i + 1] >> 4)) - 2048;
+    out[k++] = (((bytes[i + 1] & 15) << 8) | bytes[i + 2]) - 2048;
+  }
+  return out;
+}
+const silu = (v) => v / (1 + Math.exp(-v));
+
+/** A layer: { rows, w, b }, w as Float32Array in rows; out = W h + b. */
+function linear({ rows, w, b }, h) {
+  const n = h.length;
+  return Float32Array.from({ length: rows }, (_, i) => {
+    let sum = b[i];
+    for (let j = 0; j < n; j++) sum += w[i * n + j] * h[j];
+    return sum;
+  });
+}
+
+/** The residual network: h += W silu(h + shift), the shift being what the noise level says. */
+function network(net, x) {
+  let h = linear(net.first, x);
+  net.layers.forEach((layer, k) => {
+    const out = linear(layer, h.map((v, i) => silu(v + net.shifts[k][i])));
+    h = h.map((v, i) => v + out[i]);
+  });
+  return linear(net.last, h.map(silu));
+}
+
+/** w' = e^{(alpha - i beta) dt} w for every pair. */
+function evolve({ alpha, beta }, z, dt) {
+  const out = new Float32Array(z.length), half = alpha.length;
+  for (let k = 0; k < half; k++) {
+    const g = Math.exp(alpha[k] * dt), c = g * Math.cos(beta[k] * dt), s = g * Math.sin(beta[k] * dt);
+    out[k] = c * z[k] + s * z[k + half];
+    out[k + half] = c * z[k + half] - s * z[k];
+  }
+  return out;
+}
+
+export function mount(root, data) {
+  const { controls, panels, note } = layout(root);
+  const packed = twelve(data.weights);
+  let at = 0;
+  const layer = ([rows, columns, scale, b]) => ({ rows, b,
+    w: Float32Array.from(packed.subarray(at, (at += rows * columns)), (v) => v * scale) });
+  const half = ({ first, layers, last, shifts }) => ({ first: layer(first), layers: layers.map(layer), last: layer(last), shifts });
+  const models = data.models.map((m) => ({ ...m, encoder: half(m.encoder), decoder: half(m.decoder) }));
+  const pairs = (flat, scale) => Array.from({ length: flat.length / 2 }, (_, k) => [flat[2 * k] * scale, flat[2 * k + 1] * scale]);
+  const points = pairs(numbers(data.points), data.unit), truth = pairs(numbers(data.truth), data.unit);
+  const count = truth.length / data.sigmas.length, steps = data.sigmas.length - 1, S = data.sigma_data;
+  const contrast = ([x, y], sigma) => { const c = S / Math.hypot(S, sigma); return [c * x, c * y]; };
+
+  /** The exact denoiser: a mean of the board's points, each weighted by how likely x came from it. */
+  const denoise = ([x, y], sigma) => {
+    let total = 0, a = 0, b = 0, least = Infinity;
+    const far = points.map(([u, v]) => { const d = (x - u) ** 2 + (y - v) ** 2; if (d < least) least = d; return d; });
+    points.forEach(([u, v], k) => { const w = Math.exp((least - far[k]) / (2 * sigma * sigma)); total += w; a += w * u; b += w * v; });
+    return [a / total, b / total];
+  };
+  const slope = (x, sigma) => { const d = denoise(x, sigma); return [(x[0] - d[0]) / sigma, (x[1] - d[1]) / sigma]; };
+  const teacher = (noise) => {
+    const levels = data.levels, path = [];
+    let x = noise.map((v) => v * levels[0]);
+    levels.slice(0, -1).forEach((sigma, k) => {
+      if (k % 2 === 0) path.push(contrast(x, sigma));
+      const next = levels[k + 1], h = next - sigma, one = slope(x, sigma);
+      let y = [x[0] + h * one[0], x[1] + h * one[1]];
+      if (next > 0) { const two = slope(y, next); y = [x[0] + (h * (one[0] + two[0])) / 2, x[1] + (h * (one[1] + two[1])) / 2]; }
+      x = y;
+    });
+    return [...path, x];
+  };
+
+  let which = 1, k = data.start, noise = data.noise;
+  const encode = (model, [x, y]) => network(model.encoder, [x * data.scale, y * data.scale]);
+  const place = (model, z, i) => Array.from(network(model.decoder, model.idle ? z : evolve(model, z, data.times[i] - data.times[0])), (v) => S * v);
+  const model = () => models[data.choices[which][0]];
+  const setting = () => ({ ...model(), idle: data.choices[which][1] });
+  const lifted = models.map((m) => data.noises.map((n) => encode(m, n)));
+
+  const box = [-1.55, 1.55];
+  const left = axes(panels, { x: [-2.6, 2.6], y: [-2.6, 2.6], equal: true, title: "Drag a noise", alt: "Plane of unit noise with a point to drag." });
+  const hues = [...new Set(data.hues)], of = (list, hue) => list.filter((_, i) => data.hues[i] === hue);
+  for (const hue of hues) left.dots(of(data.noises, hue), { color: hue, r: 2.6, opacity: 0.7 });
+  const right = axes(panels, { x: box, y: box, equal: true, title: "Where its state decodes to", alt: "True and decoded positions at the chosen time, and two paths." });
+  const faint = right.dots([], { color: COLORS[5], r: 4.4, opacity: 0.3 });
+  const clouds = hues.map((hue) => right.dots([], { color: hue, r: 2.6, opacity: 0.9 }));
+  const real = right.line([], { color: COLORS[5], width: 7, opacity: 0.4 });
+  const said = right.line([], { color: INK, width: 2.4 });
+  const realNow = right.dots([], { color: COLORS[5], r: 9, opacity: 0.6 }), saidNow = right.dots([], { color: COLORS[1], r: 6 });
+
+  let path = teacher(noise);
+  const draw = () => {
+    const m = setting(), z = encode(m, noise);
+    const guess = data.times.map((_, i) => place(m, z, i));
+    const now = lifted[data.choices[which][0]].map((state) => place(m, state, k));
+    faint.set(truth.slice(k * count, (k + 1) * count));
+    hues.forEach((hue, i) => clouds[i].set(of(now, hue)));
+    real.set(path);
+    said.set(guess);
+    realNow.set([path[k]]);
+    saidNow.set([guess[k]]);
+    let sum = 0;
+    now.forEach(([x, y], i) => { const [u, v] = truth[k * count + i]; sum += ((x - u) ** 2 + (y - v) ** 2) / (2 * count * S * S); });
+    note.textContent = `At this time the cloud misses the true one by ${(100 * sum).toFixed(1)} % of the board's variance. ` +
+      "Grey, wide: true. Coloured dots and the dark line: decoded from the states.";
+  };
+  choice(controls, { label: "model", options: data.choices.map((c) => c[2]), value: which }, (v) => { which = v; draw(); });
+  slider(controls, { label: "time", min: 0, max: steps, step: 1, value: k, text: (v) => `u = ${data.times[v].toFixed(2)}` }, (v) => { k = v; draw(); });
+  left.handle(noise, { label: "noise", move: (x, y) => { noise = [x, y]; path = teacher(noise); draw(); } });
+  draw();
+}

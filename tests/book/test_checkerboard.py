@@ -1,0 +1,74 @@
+"""Chapter 7's numbers: the benchmark runs, its table is whole, and the bundled models are the ones in the table."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import hkd_mini
+from hkd_mini.metrics import koopman_residual
+from hkd_mini.teacher import Path as Paths
+from hkd_mini.weights import data_folder, read_tensors
+
+FOLDER = data_folder() / "checkerboard"
+RESULTS = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def script():
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "checkerboard.py"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    spec = importlib.util.spec_from_file_location("benchmark_checkerboard", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_has_every_row_once(script):
+    rows = [{key: row[key] for key in script.Row._fields} for row in RESULTS["rows"]]
+    wish = [row._asdict() for row in script.grid()]
+    assert len(rows) == len(wish) and all(row in rows for row in wish)
+
+
+def test_the_benchmark_in_small(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "CACHE", tmp_path)
+    data = script.paths(30, seed=5, points=64, steps=8)
+    assert data.x.shape == (5, 30, 2) and data.sigmas[-1] == 0 and data.nfe == 15
+    row = script.Row("all", path=1.0, linear=0.1, infinitesimal=0.01, dimension=4, iterations=2)
+    model = script.trained(row, data)
+    found = script.measure(model, data)
+    assert set(found) <= set(RESULTS["rows"][0]) and found["end"] > 0.1
+    times = model.clock.time(data.sigmas[:-1]).float()
+    assert found["residual"] == pytest.approx(float(koopman_residual(model, data.x[:-1], times)), rel=1e-5)
+    again = script.trained(row, None)  # from the folder, without paths
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
+    still = script.measure(script.trained(row._replace(koopman=False, iterations=0), None), data)
+    assert all(still[name] == pytest.approx(still[f"{name}_idle"]) for name in ("end", "pairs", "residual", "centred"))
+
+
+@pytest.mark.parametrize("name", ["paper", "moving"])
+def test_bundled_models_are_those_of_the_table(script, name):
+    tensors, about = read_tensors(FOLDER / "held-out.safetensors")
+    held_out = Paths(tensors["sigmas"], tensors["x"], int(about["nfe"]))
+    model = hkd_mini.load(f"checkerboard/{name}")
+    found = script.measure(model, held_out)
+    row = next(
+        r for r in RESULTS["rows"] if r["iterations"] == script.LONG and r["seed"] == 0
+        and r["objective"] == ("paper" if name == "paper" else "path+linear+infinitesimal")
+    )  # fmt: skip
+    for key in ("end", "end_idle", "from_noise", "pairs", "residual", "residual_idle", "size"):
+        assert found[key] == pytest.approx(row[key], rel=0.03), key
+
+
+def test_what_the_chapter_claims():
+    """The two bundled models are equally good at one step; one of them needs its generator, and one does not."""
+    paper, moving = (
+        next(r for r in RESULTS["rows"] if r["objective"] == o and r["iterations"] == 12000 and r["seed"] == 0)
+        for o in ("paper", "path+linear+infinitesimal")
+    )
+    assert moving["end"] < 1.2 * paper["end"] < 0.002
+    assert paper["end_idle"] < 1.2 * paper["end"] and moving["end_idle"] > 30 * moving["end"]
+    assert moving["residual"] < 0.05 < 0.3 < paper["residual"]
