@@ -37,6 +37,7 @@ RESULTS = data_folder() / "checkerboard" / "results.json"
 CACHE = pathlib.Path("runs") / "checkerboard"
 POINTS, STEPS, PATHS, HELD_OUT = 4096, 36, 20_000, 2_000
 LONG = 12_000  # iterations of the two models that chapter 7 looks at
+KEPT = {"paper": "paper", "path+linear+infinitesimal": "moving"}  # objective and folder; seed 0
 NETWORK = MLPConfig(width=80)
 RECIPE = TrainConfig(
     images=384_000, batch=128, times=3, lr=1e-3, decay=0.5, checkpoint=10**9, perceptual="none", ema_halflife=25_000
@@ -213,8 +214,8 @@ def main() -> None:
         if not row.objective.startswith(options.objective) or done and not options.keep:
             continue
         model = trained(row, data)
-        if options.keep and row.iterations == LONG:
-            model.save_pretrained(options.keep / ("moving" if row.path else "paper"))
+        if options.keep and row.iterations == LONG and row.seed == 0 and row.objective in KEPT:
+            model.save_pretrained(options.keep / KEPT[row.objective])
         if not done:
             found = {k: rounded(v) for k, v in measure(model, held_out).items()}
             line = {**row._asdict(), **found, "date": str(datetime.date.today())}

@@ -21,25 +21,29 @@ from torch import Tensor, nn
 from .koopman import KoopmanGenerator
 
 SPECTRA = ("fixed", "state")
-SPREAD = 3.0  # first weights and biases, in units of torch's: bends all over the box, and many more digits per step
+SPREAD = 3.0  # first weights and biases, in torch's units: bends all over the box, and far more digits per step
+SMALL = (
+    0.1  # last ones: a network starts next to a linear map. A random one folds the plane, and training cannot unfold it
+)
 
 
 class MLP(nn.Module):
-    """A residual network for points, n -> m numbers, with `depth` hidden layers of `width`; torch's random start."""
+    """A linear map plus a residual network, n -> m numbers: `depth` hidden layers of `width`, torch's random start."""
 
     def __init__(self, n: int, m: int, width: int = 64, depth: int = 2):
         super().__init__()
-        self.first, self.last = nn.Linear(n, width), nn.Linear(width, m)
+        self.skip, self.first, self.last = nn.Linear(n, m, bias=False), nn.Linear(n, width), nn.Linear(width, m)
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         with torch.no_grad():
-            self.first.weight.mul_(SPREAD)
-            self.first.bias.mul_(SPREAD)
+            for layer, scale in ((self.first, SPREAD), (self.last, SMALL)):
+                layer.weight.mul_(scale)
+                layer.bias.mul_(scale)
 
     def forward(self, x: Float[Tensor, "batch n"]) -> Float[Tensor, "batch m"]:
         h = F.silu(self.first(x))
         for layer in self.layers:
             h = h + F.silu(layer(h))
-        return self.last(h)
+        return self.skip(x) + self.last(h)
 
 
 class KoopmanAutoencoder(nn.Module):

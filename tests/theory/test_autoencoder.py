@@ -114,8 +114,8 @@ def test_relative_linearity_does_not_reward_a_small_encoder():
     model, x, y, dt = make(), points(4, 3), points(4, 3, seed=2), torch.ones(4, dtype=torch.float64)
     before = [koopman_loss(model, x, y, dt, relative=relative).linearity for relative in (True, False)]
     with torch.no_grad():
-        model.encoder.last.weight.mul_(0.1)
-        model.encoder.last.bias.mul_(0.1)
+        for parameter in (model.encoder.skip.weight, model.encoder.last.weight, model.encoder.last.bias):
+            parameter.mul_(0.1)
     after = [koopman_loss(model, x, y, dt, relative=relative).linearity for relative in (True, False)]
     torch.testing.assert_close(after[0], before[0])
     torch.testing.assert_close(after[1], 0.01 * before[1])
@@ -160,12 +160,13 @@ def test_it_learns_a_spiral_and_its_rates():
     assert abs(found.real + 0.3) < 0.05 and abs(abs(found.imag) - 1.2) < 0.05
 
 
-def test_a_generator_starts_at_rest_and_a_network_with_bends_in_the_box():
+def test_a_generator_starts_at_rest_and_a_network_next_to_a_linear_map():
     model = KoopmanAutoencoder(2, 4)
     z = model.encode(torch.randn(3, 2, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(model.evolve(z, 9.0), z)
-    first = MLP(2, 2, width=512).first
-    assert 0.5 < first.weight.std().item() < 2
+    net, x = MLP(2, 2, width=512), 2 * torch.rand(100, 2, generator=torch.Generator().manual_seed(1)) - 1
+    assert 0.5 < net.first.weight.std().item() < 2  # bends all over the box
+    assert (net(x) - net.skip(x)).std() < 0.2 * net.skip(x).std()
 
 
 def test_bad_input_is_a_ValueError():

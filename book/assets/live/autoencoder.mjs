@@ -2,13 +2,13 @@
 // Beside it the pair (p, q) of observables, which turns clockwise: w(t) = e^{(alpha - i beta) t} w(0).
 import { COLORS, axes, choice, layout, rk4, slider } from "./stage.mjs";
 
-// A residual network of layers [weights, biases], as hkd_mini.autoencoder.MLP.
+// A linear map plus a residual network of layers [weights, biases], as hkd_mini.autoencoder.MLP.
 const silu = (v) => v / (1 + Math.exp(-v));
 const linear = ([W, b], x) => W.map((row, i) => row.reduce((sum, a, j) => sum + a * x[j], b[i]));
-function mlp(layers, x) {
+function mlp({ skip, layers }, x) {
   let h = linear(layers[0], x).map(silu);
   for (const layer of layers.slice(1, -1)) h = linear(layer, h).map((v, i) => h[i] + silu(v));
-  return linear(layers.at(-1), h);
+  return linear([skip, linear(layers.at(-1), h)], x);
 }
 
 // [alpha_k, beta_k] of every pair: the same for all states, or a frequency for each length.
