@@ -41,6 +41,7 @@ export function mount(root, data) {
   rates.line([[0, 0], [1, 0]], { color: COLORS[5], width: 1 });
   const steady = rates.line([], { color: COLORS[5], width: 2, dash: "5 5" });
   const rate = rates.line([], { color: COLORS[1], width: 3 });
+  const here = rates.dots([], { color: COLORS[1], r: 6 }); // the dragged point's own rate
   const grip = paths.handle(held, { label: "a point of a path", move: (t, u) => { held = [t, u]; draw(); } });
 
   /** The clock's reading, scaled so that the picture is at 0 and the noise at 1. */
@@ -69,10 +70,12 @@ export function mount(root, data) {
     const x = path(nearest(held[0]), held[1]);
     mine.set(shape(x));
     // d/dx of dx/dsigma = sigma (x - a tanh(a x / v)) / v with v = delta^2 + sigma^2, per unit of the scaled clock
-    rate.set(SIGMAS.map((s, k) => {
+    const local = SIGMAS.map((s, k) => {
       const v = delta ** 2 + s * s, bend = 1 - ((a * a) / v) / Math.cosh((a * x[k]) / v) ** 2;
       return [times[k], ((s / v) * bend * span) / CLOCKS[clock].slope(s)];
-    }));
+    });
+    rate.set(local);
+    here.set([local[nearest(held[0])]]);
     const mean = Math.log(Math.hypot(a, delta, HIGH) / Math.hypot(a, delta, LOW));
     steady.set([[0, mean], [1, mean]]);
     parts.note.textContent = `The path ends at x = ${x[0].toFixed(2).replace("-", "\u2212")}. Dashed: the constant rate of one Gaussian with the `
