@@ -22,9 +22,7 @@ from .koopman import KoopmanGenerator
 
 SPECTRA = ("fixed", "state")
 SPREAD = 3.0  # first weights and biases, in torch's units: bends all over the box, and far more digits per step
-SMALL = (
-    0.1  # last ones: a network starts next to a linear map. A random one folds the plane, and training cannot unfold it
-)
+SMALL = 0.1  # last ones, so that a network starts next to a linear map: training does not unfold a random one's folds
 
 
 class MLP(nn.Module):
@@ -70,6 +68,8 @@ class KoopmanAutoencoder(nn.Module):
 
     def rates(self, z: Float[Tensor, "batch d 1 1"]) -> Float[Tensor, "batch pairs 1 1"]:
         """beta_k of each state's pairs, for `spectrum="state"`: a function of their lengths and of nothing else."""
+        if self.generator is not None:
+            raise ValueError('spectrum = "fixed": the rates are generator.eigenvalues(), for all states')
         p, q = z.chunk(2, dim=1)
         return self.frequency((p * p + q * q).flatten(1))[:, :, None, None]
 

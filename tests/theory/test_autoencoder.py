@@ -176,6 +176,8 @@ def test_bad_input_is_a_ValueError():
         KoopmanAutoencoder(2, 3, spectrum="state")
     with pytest.raises(ValueError, match="spectrum = 'adaptive'"):
         KoopmanAutoencoder(2, 4, spectrum="adaptive")
+    with pytest.raises(ValueError, match="generator.eigenvalues"):
+        make().rates(torch.zeros(1, 6, 1, 1))
 
 
 def test_results_have_names():
