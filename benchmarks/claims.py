@@ -1,7 +1,8 @@
 """Measure every claim of quality that the book makes about the bundled models, and write data/claims.json.
 
-    python benchmarks/claims.py --data cifar            # all of them; about twenty minutes on two cores
+    python benchmarks/claims.py --data cifar            # all of them; about forty minutes on two cores
     python benchmarks/claims.py --data cifar end speed  # some groups; the others stay
+    python benchmarks/claims.py --data cifar --teacher runs/teacher-cond classes  # a teacher that is not bundled
 
 A claim is a number with what it says, the tolerance that a repetition may differ by, the command that repeats it, seed,
 device, date and the SHA-256 of the weights it is about. Chapters read the numbers from there; tests/book/test_claims.py
@@ -23,14 +24,15 @@ import torch
 import hkd_mini
 from hkd_mini import evaluation, metrics
 from hkd_mini.data import load_cifar10, to_unit
+from hkd_mini.losses import unit_contrast
 from hkd_mini.schedule import SIGMA_MIN
 from hkd_mini.trajectories import Trajectories
 from hkd_mini.weights import data_folder
 
 HERE = pathlib.Path(__file__).resolve().parent
 CLAIMS = data_folder() / "claims.json"
-SAMPLES, SEED = 5000, 0
-TEACHER, HKD = "teacher-cifar10", "hkd-cifar10"
+SAMPLES, SEED = 10_000, 0
+TEACHER, HKD, LINEAR, CLASSES = "teacher-cifar10", "hkd-cifar10", "hkd-cifar10-linear", "hkd-cifar10-cond"
 SCRIPT = "python benchmarks/claims.py --data cifar"
 
 
@@ -42,19 +44,46 @@ def accuracy(images) -> float:
     return float((named == images.labels).float().mean())
 
 
-def held_out() -> dict[str, float]:
-    """On the bundled paths, which no model saw: squared error at the end, the same with A = 0, extreme mean
-    residuals.
+@torch.no_grad()
+def held_out(name: str) -> dict[str, float]:
+    """On the bundled paths, which no model saw: squared error at the end, the same with A = 0, at unit contrast on the
+    way from noise, and extreme mean residuals.
     """
-    model, paths = hkd_mini.load(HKD), Trajectories(data_folder() / "trajectories-cifar10")
+    model, paths = hkd_mini.load(name), Trajectories(data_folder() / "trajectories-cifar10")
     x, T, eps = paths.paths(range(len(paths))), model.clock.T, model.clock.eps
     times = model.clock.time(paths.sigmas[:-1].clamp(min=SIGMA_MIN)).float()
+    states = model.encode(x[0], T)
+    error = lambda u, wish: (model.decode(model.evolve(states, T, u)) - wish).square().mean()
+    wish = [unit_contrast(point, sigma[None].float()) for point, sigma in zip(x, paths.sigmas[:-1], strict=False)]
+    residual = metrics.koopman_residual(model, x[:-1], times)
+    found = {
+        "end": error(eps, x[-1]),
+        "idle": (model.decode(states) - x[-1]).square().mean(),
+        "mid": torch.stack([error(float(u), y) for u, y in zip(times, wish, strict=True)]).mean(),
+        "least": residual.min(),
+        "most": residual.max(),
+    }
+    return {key: float(value) for key, value in found.items()}
+
+
+def class_rate(model) -> float:
+    """Share of 1,000 samples, 100 a class, in which the bundled classifier finds the class that was asked for."""
+    classifier, asked = hkd_mini.load("features-cifar10"), torch.arange(1000) % 10
+    x = evaluation.draw(model, 1000, SEED, labels=asked, autocast=True)
     with torch.no_grad():
-        states = model.encode(x[0], T)
-        end = (model.decode(model.evolve(states, T, eps)) - x[-1]).square().mean()
-        idle = (model.decode(states) - x[-1]).square().mean()
-        residual = metrics.koopman_residual(model, x[:-1], times)
-    return {"end": float(end), "idle": float(idle), "least": float(residual.min()), "most": float(residual.max())}
+        return float((classifier(to_unit(x)).argmax(1) == asked).float().mean())
+
+
+def evaluated(name: str, steps: int = 18) -> tuple[dict, str]:
+    """What `hkd-mini evaluate` says in its last line, and the command."""
+    further = "" if steps == 18 else f" --steps {steps}"
+    command = (
+        f"hkd-mini evaluate --weights {name} --n {SAMPLES} --seed {SEED} --precision bf16 --compile{further} --data"
+    )
+    print(command, flush=True)
+    words = [*command.split()[1:], OPTIONS.data]
+    run = subprocess.run([sys.executable, "-m", "hkd_mini", *words], capture_output=True, text=True, check=True)
+    return json.loads(run.stdout.splitlines()[-1]), f"{command} cifar"
 
 
 def ratio(script: str) -> float:
@@ -64,17 +93,16 @@ def ratio(script: str) -> float:
     return float(re.search(r"^ratio ([\d.]+)", run.stdout, re.M).group(1))
 
 
-def classifier_claims(data: str) -> list[dict]:
-    value = accuracy(load_cifar10("test", data))
+def classifier_claims() -> list[dict]:
+    value = accuracy(load_cifar10("test", OPTIONS.data))
     what = "share of CIFAR-10's test pictures that the feature network names right"
     return [claim("accuracy-features", what, value, 0.002, f"{SCRIPT} accuracy", "features-cifar10")]
 
 
-def quality_claims(data: str) -> list[dict]:
+def quality_claims() -> list[dict]:
     claims, scores = [], {}
     for name, short, cost in (TEACHER, "teacher", "35 evaluations"), (HKD, "hkd", "1 evaluation"):
-        scores[name] = evaluation.evaluate(evaluation.draw(hkd_mini.load(name), SAMPLES, SEED), data)
-        command = f"hkd-mini evaluate --weights {name} --n {SAMPLES} --seed {SEED} --data cifar"
+        scores[name], command = evaluated(name)
         what = f"Frechet distance of {name}, {cost}, {SAMPLES} samples, bundled features"
         claims.append(claim(f"frechet-{short}", what, scores[name]["frechet"], 0.1, command, name))
         for share in ("precision", "recall"):
@@ -85,8 +113,17 @@ def quality_claims(data: str) -> list[dict]:
     return [*claims, claim("frechet-ratio", what, value, 0.02, f"{SCRIPT} frechet", TEACHER, HKD)]
 
 
-def end_claims(data: str) -> list[dict]:
-    found, command = held_out(), f"{SCRIPT} end"
+def curve_claims() -> list[dict]:
+    claims = []
+    for steps in (2, 3, 5, 9):
+        score, command = evaluated(TEACHER, steps)
+        what = f"Frechet distance of {TEACHER}, {2 * steps - 1} evaluations, {SAMPLES} samples, bundled features"
+        claims.append(claim(f"frechet-teacher-{2 * steps - 1}", what, score["frechet"], 0.2, command, TEACHER))
+    return claims
+
+
+def end_claims() -> list[dict]:
+    found, command = held_out(HKD), f"{SCRIPT} end"
     lines = [
         ("end-error", "mean squared error of one step to the teacher's end, 64 held-out paths", "end", 1e-4),
         ("end-error-idle", "the same with A set to 0", "idle", 1e-4),
@@ -96,16 +133,65 @@ def end_claims(data: str) -> list[dict]:
     return [claim(name, what, found[key], tolerance, command, HKD) for name, what, key, tolerance in lines]
 
 
-def speed_claims(data: str) -> list[dict]:
+def linear_claims() -> list[dict]:
+    found, command = held_out(LINEAR), f"{SCRIPT} linear"
+    lines = [
+        (
+            "linear-end",
+            f"mean squared error of {LINEAR}'s one step to the teacher's end, 64 held-out paths",
+            "end",
+            1e-4,
+        ),
+        ("linear-end-idle", "the same with A set to 0", "idle", 1e-3),
+        ("linear-mid", "the same at the path's other points, at unit contrast, decoded on the way", "mid", 1e-4),
+        ("linear-residual-least", "Koopman residual of the state where it is least, held-out paths", "least", 0.01),
+        ("linear-residual-most", "Koopman residual of the state where it is greatest", "most", 0.01),
+    ]
+    claims = [claim(name, what, found[key], tolerance, command, LINEAR) for name, what, key, tolerance in lines]
+    score, command = evaluated(LINEAR)
+    what = f"Frechet distance of {LINEAR}, 1 evaluation, {SAMPLES} samples, bundled features"
+    claims.append(claim("frechet-linear", what, score["frechet"], 0.1, command, LINEAR))
+    paper, command = evaluated(HKD)
+    what = f"Frechet distance of {LINEAR} over that of {HKD}"
+    ratio = score["frechet"] / paper["frechet"]
+    return [*claims, claim("frechet-linear-ratio", what, ratio, 0.02, f"{SCRIPT} linear", LINEAR, HKD)]
+
+
+def class_claims() -> list[dict]:
+    what, command = "share of 1,000 samples in which the classifier finds the asked class", f"{SCRIPT} classes"
+    claims = [claim("cond-hkd-rate", f"{what}, {CLASSES}", class_rate(hkd_mini.load(CLASSES)), 0.02, command, CLASSES)]
+    if OPTIONS.teacher:
+        value, command = class_rate(hkd_mini.load(OPTIONS.teacher)), f"{SCRIPT} --teacher runs/teacher-cond classes"
+        claims.append(
+            claim("cond-teacher-rate", f"{what}, its teacher (not bundled), 35 evaluations", value, 0.02, command)
+        )
+    score, command = evaluated(CLASSES)
+    what = f"Frechet distance of {CLASSES}, 1 evaluation, {SAMPLES} samples, bundled features"
+    return [*claims, claim("frechet-hkd-cond", what, score["frechet"], 0.1, command, CLASSES)]
+
+
+def speed_claims() -> list[dict]:
     one = "time of the teacher's 35 evaluations over that of one step, batch 64, one run"
     closed = "time of torch.matrix_exp and a batched product over that of the closed form"
+    train = (
+        "time of an HKD training step per evaluated picture over that of EDM's, same network, no perceptual distance"
+    )
     return [
         claim("speed-one-step", one, ratio("one_step.py"), 5.0, "python benchmarks/one_step.py", TEACHER, HKD),
         claim("speed-evolve", closed, ratio("evolve.py"), 60.0, "python benchmarks/evolve.py"),
+        claim("speed-train-step", train, ratio("train_step.py"), 0.05, "python benchmarks/train_step.py"),
     ]
 
 
-GROUPS = {"accuracy": classifier_claims, "frechet": quality_claims, "end": end_claims, "speed": speed_claims}
+GROUPS = {
+    "accuracy": classifier_claims,
+    "end": end_claims,
+    "linear": linear_claims,
+    "classes": class_claims,
+    "frechet": quality_claims,
+    "curve": curve_claims,
+    "speed": speed_claims,
+}
 
 
 def claim(name: str, what: str, value: float, tolerance: float, command: str, *about: str) -> dict:
@@ -128,11 +214,7 @@ def sha256(path: pathlib.Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder with CIFAR-10")
-    parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], help="which to measure; none: all")
-    options = parser.parse_args()
-    new = [line for group in options.groups or GROUPS for line in GROUPS[group](options.data)]
+    new = [line for group in OPTIONS.groups or GROUPS for line in GROUPS[group]()]
     old = json.loads(CLAIMS.read_text(encoding="utf-8")) if CLAIMS.exists() else []
     merged = {line["id"]: line for line in [*old, *new]}
     CLAIMS.write_text(json.dumps(list(merged.values()), indent=1) + "\n", encoding="utf-8")
@@ -141,4 +223,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder with CIFAR-10")
+    parser.add_argument("--teacher", help="folder of the class-conditional teacher, to measure it too")
+    parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], help="which to measure; none: all")
+    OPTIONS = parser.parse_args()
     main()

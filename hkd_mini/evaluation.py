@@ -30,12 +30,18 @@ MANIFOLD = 5000  # pictures that precision and recall look at
 
 @torch.no_grad()
 def draw(
-    model: HKD | Denoiser, n: int, seed: int, steps: int = 18, batch: int = 250, labels: Tensor | None = None
+    model: HKD | Denoiser,
+    n: int,
+    seed: int,
+    steps: int = 18,
+    batch: int = 250,
+    labels: Tensor | None = None,
+    autocast: bool = False,
 ) -> Tensor:
     """n samples of an HKD (one evaluation each) or a teacher (2 steps - 1), uint8 (n, 3, h, w) or float32 (n, dim).
 
     Noise, and classes where the model has them and none are given, come from a generator seeded with `seed`, whatever
-    the batch. Raises ValueError for n or batch below 1.
+    the batch. With `autocast` the network runs in bf16. Raises ValueError for n or batch below 1.
     """
     if n < 1 or batch < 1:
         raise ValueError(f"n = {n} samples, {batch} at once: at least 1 of each")
@@ -46,7 +52,11 @@ def draw(
         labels = torch.randint(network.labels, (n,), generator=rng)
     for i in range(0, n, batch):
         some, label = noise[i : i + batch].to(where), None if labels is None else labels[i : i + batch].to(where)
-        x = model.sample(some, label) if isinstance(model, HKD) else heun(model, levels[0] * some, levels, label).x[-1]
+        with torch.autocast(where.type, torch.bfloat16, enabled=autocast):
+            if isinstance(model, HKD):
+                x = model.sample(some, label)
+            else:
+                x = heun(model, levels[0] * some, levels, label).x[-1]
         out.append(to_uint8(x).cpu() if x.ndim == 4 else x.float().cpu())
     return torch.cat(out)
 

@@ -62,7 +62,7 @@ class KoopmanGenerator(nn.Module):
         self._check(z, out)
         c, s = self._turn(dt, mask)
         p, q = z.chunk(2, dim=1)
-        if torch.is_grad_enabled() or z.dtype != c.dtype:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or z.dtype != c.dtype:
             moved = torch.cat([torch.addcmul(c * p, s, q), torch.addcmul(c * q, s, p, value=-1)], dim=1).to(z.dtype)
             return moved if out is None else out.copy_(moved)
         out = torch.empty_like(z) if out is None else out

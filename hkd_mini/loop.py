@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from . import networks
+from .koopman import KoopmanGenerator
 from .weights import read_tensors, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -36,13 +37,15 @@ class TrainConfig:
     """How long and how fast. `images`, `warmup` and `ema_halflife` count training examples; `decay` is the last part of
     the run over which the learning rate falls to zero (0: constant, as the HKD paper has it); `checkpoint` counts
     steps; `clip` is the largest gradient norm (0: none). `times` (HKD) is s: T and s - 1 uniform times per path;
-    `consistency=False` keeps T alone. `path`, `linear` and `infinitesimal` weigh terms that the paper does not have,
-    and `follow` says who gives way (`losses.Weights`).
+    `consistency=False` keeps T alone. `rate_A` is A's learning rate over that of the rest: a generator starts at 0 and
+    has to reach rates of 10. `path`, `linear` and `infinitesimal` weigh terms that the paper does not have, and
+    `follow` says who gives way (`losses.Weights`).
     """
 
     images: int = 100_000
     batch: int = 64
     lr: float = 1e-3
+    rate_A: float = 1.0
     warmup: int = 5_000
     decay: float = 0.0
     ema_halflife: int = 50_000
@@ -61,7 +64,7 @@ class TrainConfig:
     follow: bool = True
 
     def __post_init__(self):
-        least = dict(images=1, batch=1, checkpoint=1, times=1, path=0, linear=0, infinitesimal=0)
+        least = dict(images=1, batch=1, checkpoint=1, times=1, rate_A=0, path=0, linear=0, infinitesimal=0)
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"{name} = {getattr(self, name)}: at least {bound}")
@@ -80,9 +83,7 @@ class TrainConfig:
         return self.lr * min(up, down)
 
     def ema_beta(self, step: int) -> float:
-        """EMA's keep rate: a half-life in images that grows with the run (a 20th of what was seen) up to
-        `ema_halflife`.
-        """
+        """EMA's keep rate: a half-life that grows with the run (a 20th of the images seen) up to `ema_halflife`."""
         halflife = min(self.ema_halflife, 0.05 * (step + 1) * self.batch)
         return 0.5 ** (self.batch / max(halflife, 1e-8))
 
@@ -114,9 +115,16 @@ class Objective(nn.Module):
 
 def generator(seed: int, *where: int) -> torch.Generator:
     """The random numbers of one place in a run (a step, a shard): a function of (seed, *where) and nothing else."""
-    return torch.Generator().manual_seed(
-        int(np.random.SeedSequence([seed, *where]).generate_state(1, np.uint64)[0] >> 1)
-    )
+    state = np.random.SeedSequence([seed, *where]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> 1))
+
+
+def groups(model: nn.Module, rate_A: float) -> list[dict]:
+    """What the optimiser moves: all trained weights, and the generators' at `rate_A` times the learning rate."""
+    of_A = {id(part.A) for part in model.modules() if isinstance(part, KoopmanGenerator)}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    parts = ([p for p in trained if id(p) not in of_A], 1.0), ([p for p in trained if id(p) in of_A], rate_A)
+    return [{"params": part, "scale": scale} for part, scale in parts if part]
 
 
 def fit(
@@ -162,13 +170,11 @@ class Run:
         device = self.accelerator.device
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
         self.ema = copy.deepcopy(model).requires_grad_(False).eval()
-        weights = [p for p in model.parameters() if p.requires_grad]
-        self.adam = torch.optim.Adam(
-            weights, config.lr, weight_decay=config.weight_decay, fused=device.type in ("cpu", "cuda")
-        )
+        rule = {"weight_decay": config.weight_decay, "fused": device.type in ("cpu", "cuda")}
+        self.adam = torch.optim.Adam(groups(model, config.rate_A), config.lr, **rule)
         if config.compile:
             for part in model.modules():
-                if isinstance(part, (networks.Encoder, networks.Decoder)):
+                if isinstance(part, (networks.Encoder, networks.Decoder, KoopmanGenerator)):
                     part.compile()
         self.objective, self.optimizer = self.accelerator.prepare(Objective(model, loss), self.adam)
 
@@ -177,29 +183,25 @@ class Run:
         config, rank, world = self.config, self.accelerator.process_index, self.accelerator.num_processes
         share = {k: v[rank::world].to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
         for group in self.adam.param_groups:
-            group["lr"] = config.lr_at(step)
+            group["lr"] = config.lr_at(step) * group["scale"]
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             terms = self.objective(share, step / config.steps)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(terms["loss"])
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip or float("inf"))
-        values = {
-            k: v.item()
-            for k, v in self.accelerator.reduce({k: v.detach().float() for k, v in terms.items()}, "mean").items()
-        }
-        if not (np.isfinite(values["loss"]) and torch.isfinite(norm)):
-            raise FloatingPointError(
-                f"step {step}: loss {values['loss']}, gradient norm {float(norm)}; "
-                f"its batch is a function of seed {config.seed}, step {step}"
-            )
+        found = torch.stack([*(v.detach().float() for v in terms.values()), norm])
+        *values, norm = self.accelerator.reduce(found, "mean").tolist()  # the step's only wait for a GPU
+        values = dict(zip(terms, values, strict=True))
+        if not np.isfinite([values["loss"], norm]).all():
+            what = f"loss {values['loss']}, gradient norm {norm}"
+            raise FloatingPointError(f"step {step}: {what}; its batch is a function of seed {config.seed}, step {step}")
         self.optimizer.step()
         self._average(config.ema_beta(step))
-        return values, float(norm)
+        return values, norm
 
     @torch.no_grad()
     def _average(self, beta: float) -> None:
-        ours, theirs = list(self.ema.parameters()), list(self.model.parameters())
-        torch._foreach_lerp_(ours, theirs, 1 - beta)
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - beta)
         for mine, its in zip(self.ema.buffers(), self.model.buffers(), strict=True):
             mine.copy_(its)
 
@@ -239,12 +241,10 @@ class Run:
         except RuntimeError as error:
             raise ValueError(f"{path} is of another model ({str(error)[:300]}); use a new folder") from error
         self.ema.load_state_dict(part("ema."))
-        state, weights = self.adam.state_dict(), self.adam.param_groups[0]["params"]
+        state, weights = self.adam.state_dict(), [p for group in self.adam.param_groups for p in group["params"]]
         for key, value in part("adam.").items():
             i, name = key.split(".")
-            if (
-                value.shape == weights[int(i)].shape
-            ):  # fused Adam runs through memory: moments must lie there as the weights do
+            if value.shape == weights[int(i)].shape:  # fused Adam runs through memory: moments lie as weights do
                 value = torch.empty_like(weights[int(i)], device="cpu").copy_(value)
             state["state"].setdefault(int(i), {})[name] = value
         self.adam.load_state_dict(state)

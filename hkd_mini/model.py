@@ -58,6 +58,13 @@ PRESETS: dict[str, HKDConfig] = {
     "cifar10-mini": HKDConfig(
         UNetConfig(channels=80, mult=(1, 2), blocks=2, attention=(8,), patch=2, adaptive_scale=True)
     ),
+    "cifar10-mini-cond": HKDConfig(
+        UNetConfig(channels=80, mult=(1, 2), blocks=2, attention=(8,), patch=2, adaptive_scale=True, labels=10)
+    ),
+    # about 0.8 million: what ablations with several seeds can afford
+    "cifar10-tiny": HKDConfig(
+        UNetConfig(channels=32, mult=(1, 2), blocks=1, attention=(8,), patch=2, adaptive_scale=True)
+    ),
     "cifar10": HKDConfig(UNetConfig(dropout=0.13)),  # EDM's DDPM++ widths
     "cifar10-cond": HKDConfig(UNetConfig(dropout=0.13, labels=10)),
     "ffhq64": HKDConfig(UNetConfig(resolution=64, mult=(1, 2, 2, 2), dropout=0.05)),

@@ -48,6 +48,25 @@ class Denoiser(nn.Module, Saved):
         super().__init__()
         self.config, self.net = config, Network(config)
 
+    def widened(self, config: UNetConfig | MLPConfig) -> "Denoiser":
+        """The same denoiser under `config`, which may differ from this one's in its number of classes and its dropout.
+
+        Classes get weights of 0, so that until it is trained the new network ignores them. Raises ValueError for a
+        network of another shape.
+        """
+        new, refusal = Denoiser(config), f"a network of {self.config} cannot start one of {config}"
+        if self.config.labels not in (0, config.labels):
+            raise ValueError(refusal)
+        try:
+            gaps = new.load_state_dict(self.state_dict(), strict=False)
+        except RuntimeError as error:
+            raise ValueError(refusal) from error
+        if gaps.unexpected_keys or any(".map_label." not in k for k in gaps.missing_keys):
+            raise ValueError(refusal)
+        for name in gaps.missing_keys:
+            nn.init.zeros_(new.get_parameter(name))
+        return new
+
     def forward(
         self,
         x: Float[Tensor, "batch ..."],

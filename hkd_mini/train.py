@@ -64,6 +64,27 @@ RECIPES: dict[str, Recipe] = {
             images=32_000, batch=32, lr=5e-4, decay=0.4, ema_halflife=2_000, precision="bf16", compile=True, times=2
         ),
     ),
+    "cifar10-mini-cond": Recipe(  # its teacher starts from the unconditional one: --from teacher-cifar10
+        TrainConfig(
+            images=150_000,
+            batch=64,
+            lr=5e-4,
+            warmup=3_000,
+            decay=0.5,
+            ema_halflife=10_000,
+            precision="bf16",
+            compile=True,
+        ),
+        TrainConfig(
+            images=40_000, batch=32, lr=5e-4, decay=0.4, ema_halflife=2_000, precision="bf16", compile=True, times=2
+        ),
+    ),
+    "cifar10-tiny": Recipe(
+        TrainConfig(images=400_000, batch=64, lr=2e-3, decay=0.3, ema_halflife=20_000, precision="bf16", compile=True),
+        TrainConfig(
+            images=16_000, batch=32, lr=1e-3, decay=0.4, ema_halflife=1_000, precision="bf16", compile=True, times=2
+        ),
+    ),
     "cifar10": _PAPER,
     "cifar10-cond": _PAPER,
     "ffhq64": Recipe(replace(_PAPER.teacher, batch=256, lr=2e-4), replace(_PAPER.distill, batch=64)),
@@ -146,6 +167,8 @@ def train(
     """
     if distance is None:
         distance = Distance.of(config.perceptual if len(model.config.network.shape) == 3 else "none")
+    if config.compile and distance.perceptual is not None:
+        distance.perceptual.compile()
     weights = Weights(config.path, config.linear, config.infinitesimal, config.follow)
     levels = len(trajectories.sigmas) - 1
 

@@ -152,7 +152,7 @@ def test_path_decoding_moves_the_generator():
     """From A = 0 the paper's loss with a constant of motion has no pull on A; path decoding has."""
     model, b = points_model(), batch(0.3)
     x, t = b["x"].flatten(0, 1), model.clock.time(b["sigma"].flatten())
-    path_decoding(model, MSE, model.encode(x, t), t, b["x_u"].flatten(0, 1), b["sigma_u"].flatten()).sum().backward()
+    path_decoding(model, model.encode(x, t), t, b["x_u"].flatten(0, 1), b["sigma_u"].flatten()).sum().backward()
     assert model.generators[0].A.grad.abs().min() > 0
 
 

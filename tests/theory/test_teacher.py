@@ -243,3 +243,17 @@ def test_network_denoiser_is_smooth_from_batch_of_one():
     whole = denoiser(x, sigma, labels)
     alone = torch.cat([denoiser(x[i : i + 1], sigma[i : i + 1], labels[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_teacher_widened_by_classes_ignores_them_at_first_and_keeps_its_outputs():
+    torch.manual_seed(0)
+    plain = Denoiser(MLPConfig(width=8, depth=1, state=4)).eval()
+    told = plain.widened(MLPConfig(width=8, depth=1, state=4, labels=3)).eval()
+    x, labels = torch.randn(5, 2), torch.tensor([0, 1, 2, 0, 1])
+    assert torch.equal(plain(x, 2.0), told(x, 2.0, labels))
+    again = told.widened(told.config)
+    assert all(torch.equal(a, b) for a, b in zip(told.state_dict().values(), again.state_dict().values(), strict=True))
+    with pytest.raises(ValueError, match="cannot start one of"):
+        plain.widened(MLPConfig(width=16, depth=1, state=4))
+    with pytest.raises(ValueError, match="cannot start one of"):
+        told.widened(plain.config)
