@@ -1,6 +1,6 @@
 """What each part of HKD is worth, and whether it is Koopman: many small models on the same paths, three seeds each.
 
-    python benchmarks/ablations.py                # each row that data/ablations/results.json lacks: two hours
+    python benchmarks/ablations.py                # each row that data/ablations/results.json lacks: an hour
     python benchmarks/ablations.py "path"         # rows whose objective starts so
 
 All rows distil the bundled `teacher-cifar10-tiny` (0.9 million parameters) with the preset's recipe: the same 4,608
@@ -49,38 +49,55 @@ class Row(NamedTuple):
     rate_A: float = 1.0
     path: float = 0.0
     linear: float = 0.0
-    infinitesimal: float = 0.0
+    follow: bool = True
+    onward: bool = False
     visits: int = RECIPES[PRESET].distill.images
     seed: int = 0
 
 
 MODEL = ("koopman", "hierarchy", "encoder_time", "clock", "spatial")
-LOSS = ("consistency", "rate_A", "path", "linear", "infinitesimal", "seed")
+LOSS = ("consistency", "rate_A", "path", "linear", "follow", "onward", "seed")
 
 
 def grid() -> list[Row]:
     """All rows, the most important first."""
-    full, three = Row("paper"), range(3)
-    moving = full._replace(objective="path+linear", path=1.0, linear=0.1, rate_A=20.0)
+    full = Row("paper")
     table = [  # the paper's table 3, and the control that it lacks
+        full,
+        full._replace(objective="consistency, A = 0", koopman=False),
         full._replace(objective="one step", koopman=False, consistency=False),
         full._replace(objective="one step, A", consistency=False),
         full._replace(objective="paper, bottleneck", hierarchy="bottleneck"),
         full._replace(objective="paper, bottleneck only", hierarchy="bottleneck-only"),
-        full._replace(objective="consistency, A = 0", koopman=False),
-        full,
     ]
-    return [
-        *(row._replace(seed=s) for s in three for row in table),
-        *(moving._replace(seed=s) for s in three),
+    asked = {"path": 10.0, "rate_A": 10.0, "clock": "log", "follow": False, "onward": True}
+    moving = full._replace(objective="path+linear", linear=1.0, **asked)
+    further = [
+        moving,
+        full._replace(objective="paper, told no time", encoder_time="none"),
+        full._replace(objective="consistency, A = 0, told no time", encoder_time="none", koopman=False),
+        moving._replace(objective="path", linear=0.0),
+        moving._replace(objective="path+linear, rho clock", clock="rho"),
+        moving._replace(objective="path+linear, shared A", spatial="shared"),
+        moving._replace(objective="path+linear, told no time", encoder_time="none"),
+        moving._replace(linear=0.3),
+        moving._replace(linear=3.0),
+        full._replace(objective="paper, shared A", spatial="shared"),
+        full._replace(objective="paper, log clock", clock="log"),
+        full._replace(objective="paper, edm clock", clock="edm"),
+        moving._replace(objective="path+linear, any two times", onward=False),
+        full._replace(objective="linear", linear=1.0, **{**asked, "path": 0.0}),
     ]
+    longer = [row._replace(visits=60_000) for row in (full, moving)]
+    seeds = [row._replace(seed=s) for s in (1, 2) for row in (*table, moving)]
+    return [*table, *further[:4], *seeds, *further[4:], *longer]
 
 
 def stored(n: int, seed: int) -> Trajectories:
     """n paths of the bundled small teacher, TIMES points each, kept in runs/."""
     folder = CACHE / f"paths-{n}-{seed}"
     teacher = hkd_mini.load(TEACHER)
-    for _ in make(teacher, teacher.config.shape, n, folder, times=TIMES, seed=seed, resume=True):
+    for _ in make(teacher, teacher.config.shape, n, folder, times=TIMES, seed=seed, resume=True, autocast=True):
         pass
     return Trajectories(folder)
 
@@ -129,6 +146,7 @@ class Still(NamedTuple):
 
 def trained(row: Row, paths: Trajectories) -> HKD:
     """The model of a row, distilled from the bundled small teacher."""
+    torch.compiler.reset()  # a process compiles the same code for eight models at most
     torch.manual_seed(row.seed)
     config = replace(PRESETS[PRESET], **{name: getattr(row, name) for name in MODEL})
     model = HKD.from_teacher(hkd_mini.load(TEACHER), config)

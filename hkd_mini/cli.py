@@ -52,10 +52,22 @@ class Changes:
     """fp32 or bf16."""
     compile: bool | None = None
     """Compile the networks first (a minute, then up to 1.4 times faster)."""
+    checkpoint: int | None = None
+    """Steps between checkpoints."""
     seed: int | None = None
     """Seed of data order, noise and initial weights."""
     times: int | None = None
     """Distillation: points of each path a step (s)."""
+    rate_A: float | None = None
+    """Distillation: A's learning rate over that of the rest."""
+    path: float | None = None
+    """Distillation: weight of path decoding, which makes A needed."""
+    linear: float | None = None
+    """Distillation: weight of latent linearity."""
+    follow: bool | None = None
+    """Distillation: whether the noisier state is a fixed target of linearity."""
+    onward: bool | None = None
+    """Distillation: ask only for points of the path nearer to the picture."""
     perceptual: str | None = None
     """Distillation: cifar (bundled), a folder made by `hkd-mini features`, alex, vgg, squeeze (LPIPS), none."""
 
@@ -73,9 +85,14 @@ def device() -> str:
 
 def first_process() -> bool:
     """Whether this process speaks and writes for all: always, unless started by torchrun or `accelerate launch`."""
+    return processes().is_main_process
+
+
+def processes():
+    """This process among those that run the command together; without a GPU accelerate has to be told so."""
     from accelerate import PartialState
 
-    return PartialState().is_main_process
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def known(name: str) -> HKDConfig:
@@ -245,10 +262,9 @@ def cmd_trajectories(
         compile: compile the network first (a minute, then up to 1.7 times faster).
         resume: keep the whole shards in --out and make the missing ones.
     """
-    from accelerate import PartialState
     from tqdm import tqdm
 
-    autocast, state = half(precision), PartialState()  # before anything moves: it gives each process its GPU
+    autocast, state = half(precision), processes()  # before anything moves: it gives each process its GPU
     denoiser, where = loaded(teacher, Denoiser, compile=compile), device()
     config = denoiser.config
     make = stored.make(
@@ -296,7 +312,7 @@ def cmd_distill(
         trajectories: folder made by `hkd-mini trajectories`.
         out: folder for weights, checkpoint and log.
         resume: go on from the checkpoint in --out.
-        clock: the time in which states are linear: rho, edm or sigma.
+        clock: the time in which states are linear: rho, edm, log or sigma.
         encoder_time: sigma (the paper) or none (observables of x alone).
         spatial: local (A at every location) or shared.
         hierarchy: full, bottleneck (skips pass unevolved) or bottleneck-only (skips dropped).

@@ -1,12 +1,11 @@
 """The training loop, which knows nothing of what it trains: a generator of steps.
 
-The loop is a generator: it yields a `Step` and leaves logging, plots and progress bars to whoever iterates. Each batch
-is a pure function of (seed, step), drawn whole and then shared out, so that a run resumed from a checkpoint, or spread
-over several processes, sees the same pictures and the same noise as an undisturbed one. A checkpoint is one safetensors
-file, written atomically, with all that the next step depends on: weights, their moving average, Adam's moments, the
-step, the RNG. Devices and processes are accelerate's business: `accelerate launch -m hkd_mini ...` or `torchrun` need
-no other code. Chapter: 10 "Training". Source: Adam (Kingma & Ba 2015); EMA by half-life in images, EDM appendix F.2;
-HKD algorithm 1.
+The loop is a generator: it yields a `Step` and leaves logs, plots and progress bars to whoever iterates. Each batch is
+a pure function of (seed, step), drawn whole, then shared out, so that a run resumed from a checkpoint, or spread over
+several processes, sees the same pictures and noise as an undisturbed one. A checkpoint is one safetensors file, written
+atomically, with all that the next step depends on: weights, their moving average, Adam's moments, the step, the RNG.
+Devices and processes are accelerate's: `accelerate launch -m hkd_mini ...` or `torchrun` start them. Chapter: 10
+"Training". Source: Adam (Kingma & Ba 2015); EMA by half-life in images, EDM appendix F.2; HKD algorithm 1.
 """
 
 import contextlib
@@ -38,9 +37,8 @@ class TrainConfig:
     the run over which the learning rate falls to zero (0: constant, as the HKD paper has it); `checkpoint` counts
     steps; `clip` is the largest gradient norm (0: none). `times` (HKD) is s: T and s - 1 uniform times per path;
     `consistency=False` keeps T alone. `rate_A` is A's learning rate over that of the rest: a generator starts at 0 and
-    has to reach rates of 10. `path`, `linear` and `infinitesimal` weigh terms that the paper does not have, and
-    `follow` says who gives way (`losses.Weights`).
-    """
+    has to reach rates of 10. `path`, `linear` and `infinitesimal` weigh terms that the paper does not have, `follow`
+    says who gives way in them, `onward` asks for points nearer the picture alone (`losses.Weights`)."""
 
     images: int = 100_000
     batch: int = 64
@@ -62,6 +60,7 @@ class TrainConfig:
     linear: float = 0.0
     infinitesimal: float = 0.0
     follow: bool = True
+    onward: bool = False
 
     def __post_init__(self):
         least = dict(images=1, batch=1, checkpoint=1, times=1, rate_A=0, path=0, linear=0, infinitesimal=0)
@@ -164,7 +163,8 @@ class Run:
     def __init__(self, model: nn.Module, loss: Callable, config: TrainConfig, out: str | None):
         from accelerate import Accelerator  # only training needs it: pip install "hkd-mini[train]"
 
-        self.config, self.out, self.accelerator = config, out, Accelerator(mixed_precision="no")
+        self.config, self.out = config, out  # without a GPU accelerate has to be told, or each process trains alone
+        self.accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
         if config.batch % self.accelerator.num_processes:
             raise ValueError(f"batch {config.batch} does not divide among {self.accelerator.num_processes} processes")
         device = self.accelerator.device
@@ -190,7 +190,7 @@ class Run:
         self.accelerator.backward(terms["loss"])
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip or float("inf"))
         found = torch.stack([*(v.detach().float() for v in terms.values()), norm])
-        *values, norm = self.accelerator.reduce(found, "mean").tolist()  # the step's only wait for a GPU
+        *values, norm = self.accelerator.reduce(found, "mean").tolist()  # one wait for a GPU, not one a term
         values = dict(zip(terms, values, strict=True))
         if not np.isfinite([values["loss"], norm]).all():
             what = f"loss {values['loss']}, gradient norm {norm}"

@@ -90,6 +90,11 @@ CLOCKS: dict[str, Clock] = {
     "rho": Clock(lambda sigma: (sigma ** (1 / RHO) - _LO) / (_HI - _LO), lambda t: (_LO + t * (_HI - _LO)) ** RHO),
     # the clock in which the probability-flow ODE of a Gaussian of deviation s is linear with rate exactly 1
     "edm": Clock(_edm_time, _edm_sigma),
+    # in which the noise of a path, sigma n, grows with rate exactly 1 and its picture stands still
+    "log": Clock(
+        lambda sigma: sigma.log() if isinstance(sigma, Tensor) else math.log(sigma),
+        lambda t: t.exp() if isinstance(t, Tensor) else math.exp(t),
+    ),
     # the noise level itself
     "sigma": Clock(lambda sigma: sigma, lambda t: t),
 }

@@ -76,13 +76,13 @@ RECIPES: dict[str, Recipe] = {
             compile=True,
         ),
         TrainConfig(
-            images=40_000, batch=32, lr=5e-4, decay=0.4, ema_halflife=2_000, precision="bf16", compile=True, times=2
+            images=28_000, batch=32, lr=5e-4, decay=0.4, ema_halflife=2_000, precision="bf16", compile=True, times=2
         ),
     ),
     "cifar10-tiny": Recipe(
         TrainConfig(images=400_000, batch=64, lr=2e-3, decay=0.3, ema_halflife=20_000, precision="bf16", compile=True),
         TrainConfig(
-            images=16_000, batch=32, lr=1e-3, decay=0.4, ema_halflife=1_000, precision="bf16", compile=True, times=2
+            images=8_000, batch=16, lr=2e-3, decay=0.4, ema_halflife=1_000, precision="bf16", compile=True, times=2
         ),
     ),
     "cifar10": _PAPER,
@@ -162,7 +162,7 @@ def train(
 
     `trajectories` as `trajectories.Trajectories` or `PathsInMemory`; `distance` defaults to l1 MSE + l2 feature
     distance as `config.perceptual` names it. With weights for path decoding or linearity every time gets a partner u,
-    uniform too; for the infinitesimal term, its neighbour on the stored path. Yields as `fit`. Source: HKD algorithm 1,
+    uniform too (with `config.onward` among the later ones); for the infinitesimal term, its neighbour on the stored path. Yields as `fit`. Source: HKD algorithm 1,
     eq 6; the further terms, `losses`.
     """
     if distance is None:
@@ -179,7 +179,10 @@ def train(
         at = torch.cat([torch.zeros(len(index), 1, dtype=torch.long), at], dim=1)  # 0 is T
         batch, partners = trajectories.gather(index, at), {}
         if weights.path or weights.linear:
-            partners["u"] = torch.randint(0, levels, at.shape, generator=rng)
+            if config.onward:
+                partners["u"] = at + (torch.rand(at.shape, generator=rng) * (levels - at)).long()
+            else:
+                partners["u"] = torch.randint(0, levels, at.shape, generator=rng)
         if weights.infinitesimal:
             partners["near"] = torch.where(at + 1 < levels, at + 1, at - 1)
         for name, places in partners.items():

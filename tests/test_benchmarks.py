@@ -68,3 +68,10 @@ def test_dmd(capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert printed.count("PyDMD") >= 3 and printed.count("peak memory") == 4
     assert ratio(printed) > 0
+
+
+def test_train_step(capsys):
+    script("train_step").main(["--quick"])
+    printed = capsys.readouterr().out
+    assert "EDM" in printed and "HKD with features" in printed and "kept out of the ratio" in printed
+    assert 0.5 < ratio(printed) < 3, "two pictures, not compiled, on a busy machine"

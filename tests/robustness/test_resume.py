@@ -130,19 +130,22 @@ def test_a_distillation_resumes_too(tmp_path):
     network = MLPConfig(channels=8, width=16, depth=1, state=6)
     denoiser = Denoiser(network).eval()
     list(make(denoiser, (2,), 40, tmp_path / "paths", times=5, steps=6, batch=16))
-    paths, config = Trajectories(tmp_path / "paths"), replace(CONFIG, images=70, batch=7, times=3, perceptual="none")
+    paths = Trajectories(tmp_path / "paths")
+    config = replace(CONFIG, images=70, batch=7, times=3, perceptual="none", rate_A=7.0)
 
     def distil(out, stop=None, resume=False):
-        model = HKD.from_teacher(denoiser, HKDConfig(network, clock="edm", spatial="shared"))
+        model, losses = HKD.from_teacher(denoiser, HKDConfig(network, clock="edm", spatial="shared")), []
         for step in train(model, paths, config, out=str(out), resume=resume):
+            losses.append(step.loss)
             if step.step == stop:
                 os.kill(os.getpid(), signal.SIGINT)
-        return model.state_dict()
+        return model.state_dict(), losses
 
-    whole = distil(tmp_path / "a")
+    whole, losses = distil(tmp_path / "a")
     distil(tmp_path / "b", stop=3)
     assert weights.read_tensors(tmp_path / "b" / loop.CHECKPOINT)[1]["step"] == "4"
-    assert same(distil(tmp_path / "b", resume=True), whole)
+    resumed, rest = distil(tmp_path / "b", resume=True)
+    assert same(resumed, whole) and rest == losses[4:]
     assert whole["generators.0.A"].abs().max() > 0, "the generator was trained"
 
 

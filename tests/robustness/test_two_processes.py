@@ -1,6 +1,8 @@
 """Two processes train what one trains: the same global batch, half each, and the same weights to rounding.
 
-Run as a program under torchrun, this file is one of the two: `torchrun --nproc_per_node 2 THIS_FILE FOLDER`.
+Run as a program under torchrun, this file is one of the two: `torchrun --nproc_per_node 2 THIS_FILE FOLDER`. Under
+`accelerate launch` it is the command line with a checkpoint every 4 steps, and with a rank that may die:
+`accelerate launch THIS_FILE command VICTIM distill ...`.
 """
 
 import json
@@ -39,6 +41,7 @@ CONFIG = loop.TrainConfig(
     perceptual="none",
 )
 SHARD = 8
+HERE = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def distil(paths, config=CONFIG, **keep):
@@ -89,6 +92,12 @@ RUNS = {
 }
 
 
+def distill(folder, out):
+    """The command line that distils `folder`'s paths."""
+    given = {"preset": "toy2d", "teacher": folder / "big", "trajectories": folder / "paths", "out": folder / out}
+    return ["distill", *(str(part) for name, value in (given | {"batch": 10}).items() for part in (f"--{name}", value))]
+
+
 def one_of_two(folder):
     """All that two processes do together; what each saw and holds goes to files with its number."""
     folder, rank, seen = pathlib.Path(folder), int(os.environ["RANK"]), {}
@@ -129,35 +138,39 @@ def one_of_two(folder):
             "fp32",
         ]
     )
-    cli.main(
-        [
-            "distill",
-            "--preset",
-            "toy2d",
-            "--teacher",
-            str(folder / "big"),
-            "--trajectories",
-            str(folder / "paths"),
-            "--out",
-            str(folder / "by-command"),
-            "--images",
-            "40",
-            "--batch",
-            "10",
-        ]
-    )
+    cli.main([*distill(folder, "by-command"), "--images", "40"])
     (folder / f"seen{rank}.json").write_text(json.dumps(seen))
 
 
+def command(victim, *arguments):
+    """The command line, checkpoints every 4 steps; process `victim` dies without a word in its step 7."""
+    recipe = cli.RECIPES["toy2d"]
+    cli.RECIPES["toy2d"] = recipe._replace(distill=replace(recipe.distill, checkpoint=4))
+
+    def step(run, number, batch, whole=loop.Run.step):
+        if number == 6 and os.environ["RANK"] == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(run, number, batch)
+
+    loop.Run.step = step
+    cli.main([*arguments])
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """What the two left behind."""
+def made(tmp_path_factory):
+    """Two toy teachers, and paths."""
     folder = tmp_path_factory.mktemp("two")
     torch.manual_seed(0)
     Denoiser(TOY).save_pretrained(folder / "teacher")
     Denoiser(MLPConfig()).save_pretrained(folder / "big")
     list(make(Denoiser(TOY).eval(), (2,), 40, folder / "paths", times=5, steps=6))
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(made):
+    """What the two left behind."""
+    environment = os.environ | HERE
     command = [
         sys.executable,
         "-m",
@@ -166,12 +179,12 @@ def folder(tmp_path_factory):
         "--nproc_per_node",
         "2",
         __file__,
-        str(folder),
+        str(made),
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-4000:]
-    (folder / "stdout").write_text(done.stdout)
-    return folder
+    (made / "stdout").write_text(done.stdout)
+    return made
 
 
 @pytest.fixture
@@ -235,5 +248,61 @@ def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
         list(loop.fit(torch.nn.Linear(2, 1), dict, dict, replace(CONFIG, batch=7)))
 
 
+LAUNCH = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+
+
+def launch(folder, *program):
+    """`accelerate launch` of two processes, on CPUs whatever the machine has; started, not waited for.
+
+    With `--cpu`, or with neither flag where there is no GPU, accelerate leaves the second process to MPI and starts
+    one; `--multi_gpu` starts as many as it is told, and where no GPU is seen they talk by gloo.
+    """
+    start = [sys.executable, "-m", *LAUNCH.split(), "--dynamo_backend", "no", "--main_process_port", "0", *program]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*start, "--images", "120"], env=os.environ | HERE, cwd=folder, **pipes)
+
+
+def losses(out):
+    """Of every step in log.jsonl the last loss."""
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines}
+
+
+@pytest.fixture(scope="module")
+def launched(made):
+    """The job undisturbed, and the same job with its second process killed; side by side."""
+    names = {"whole": ["-m", "hkd_mini"], "killed": [__file__, "command", "1"]}
+    running = {name: launch(made, *start, *distill(made, name)) for name, start in names.items()}
+    return {name: (job.communicate(timeout=400), job.returncode) for name, job in running.items()}
+
+
+def test_accelerate_launch_trains_what_one_process_trains(made, launched):
+    (said, complaint), status = launched["whole"]
+    assert status == 0, complaint[-4000:]
+    assert said.split() == [str(made / "whole")], "one speaks for both"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    cli.main([*distill(made, "alone"), "--images", "120"])
+    torch.set_num_threads(threads)
+    together, alone = losses(made / "whole"), losses(made / "alone")
+    assert list(together) == list(alone) == list(range(1, 13))
+    torch.testing.assert_close(torch.tensor([*together.values()]), torch.tensor([*alone.values()]), rtol=0, atol=1e-5)
+
+
+def test_a_killed_process_ends_the_job_which_resumes(made, launched):
+    (said, complaint), status = launched["killed"]
+    assert status != 0 and not said.strip(), "no hang, no success"
+    assert "SIGKILL" in complaint, complaint[-4000:]
+    out = made / "killed"
+    assert weights.read_tensors(out / loop.CHECKPOINT)[1]["step"] == "4" and not (out / weights.WEIGHTS).exists()
+    job = launch(made, __file__, "command", "none", *distill(made, "killed"), "--resume")
+    said, complaint = job.communicate(timeout=400)
+    assert job.returncode == 0 and said.split() == [str(out)], complaint[-4000:]
+    found, whole = losses(out), losses(made / "whole")
+    assert set(found) >= set(range(5, 13)) and found.items() <= whole.items(), "to the last digit"
+    ours, theirs = (weights.read_tensors(made / name / weights.WEIGHTS)[0] for name in ("killed", "whole"))
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+
+
 if __name__ == "__main__":
-    one_of_two(*sys.argv[1:])
+    command(*sys.argv[2:]) if sys.argv[1] == "command" else one_of_two(*sys.argv[1:])
