@@ -11,7 +11,7 @@ import torch
 
 from hkd_mini import cli
 from hkd_mini.classifier import Classifier, ClassifierConfig
-from hkd_mini.model import HKD, HKDConfig
+from hkd_mini.model import HKD, PRESETS, HKDConfig
 from hkd_mini.networks import MLPConfig
 from hkd_mini.teacher import Denoiser
 from hkd_mini.trajectories import make
@@ -57,7 +57,7 @@ def test_the_program_refuses_in_one_line():
     command = [sys.executable, "-m", "hkd_mini", "teacher", "--preset", "cifar11", "--data", "here", "--out", "there"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    names = "toy2d, cifar10-mini, cifar10, cifar10-cond, ffhq64"
+    names = ", ".join(PRESETS)
     assert done.stderr == f"hkd-mini: no preset 'cifar11': there are {names}\n"
 
 
