@@ -88,7 +88,7 @@ def grid() -> list[Row]:
         moving._replace(objective="path+linear, any two times", onward=False),
         full._replace(objective="linear", linear=1.0, **{**asked, "path": 0.0}),
     ]
-    longer = [row._replace(visits=60_000) for row in (full, moving)]
+    longer = [row._replace(visits=60_000) for row in (moving, moving._replace(linear=4.0), full)]  # one is bundled
     seeds = [row._replace(seed=s) for s in (1, 2) for row in (*table, moving)]
     return [*table, *further[:4], *seeds, *further[4:], *longer]
 

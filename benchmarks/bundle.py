@@ -1,6 +1,6 @@
 """Make what data/ holds besides the weights: reference statistics, held-out paths, checksums.
 
-    python benchmarks/bundle.py --data cifar  # reference-cifar10.safetensors, trajectories-cifar10/, MANIFEST.json
+    python benchmarks/bundle.py --data cifar  # reference-cifar10.safetensors, trajectories-*/, MANIFEST.json
     python benchmarks/bundle.py               # MANIFEST.json alone
 
 The weights themselves come from the commands in their model cards. Run this after replacing any file, and commit the
@@ -19,7 +19,7 @@ from hkd_mini.evaluation import REFERENCE
 from hkd_mini.weights import data_folder
 
 DATA = data_folder()
-KINDS = ("*.safetensors", "config.json", "claims.json", "results.json")
+KINDS = ("*.safetensors", "config.json", "claims.json", "results.json", "neighbours.json")
 HELD_OUT, SEED = 64, 2  # paths, and a seed that no training used
 
 
@@ -33,13 +33,14 @@ def reference(data: str) -> None:
 
 
 def paths() -> None:
-    """The bundled teacher's paths from 64 noises: 10 of the 19 points of each, float32 network, half precision on
+    """The bundled teachers' paths from 64 noises: 10 of the 19 points of each, float32 network, half precision on
     disk.
     """
-    folder, teacher = DATA / "trajectories-cifar10", hkd_mini.load("teacher-cifar10")
-    shutil.rmtree(folder, ignore_errors=True)
-    for done in trajectories.make(teacher, (3, 32, 32), HELD_OUT, folder, times=10, seed=SEED, batch=32):
-        print(f"{done} of {HELD_OUT} paths")
+    for name in ("cifar10", "cifar10-tiny"):
+        folder, teacher = DATA / f"trajectories-{name}", hkd_mini.load(f"teacher-{name}")
+        shutil.rmtree(folder, ignore_errors=True)
+        for done in trajectories.make(teacher, (3, 32, 32), HELD_OUT, folder, times=10, seed=SEED, batch=32):
+            print(f"{done} of {HELD_OUT} paths of teacher-{name}")
 
 
 def manifest() -> None:

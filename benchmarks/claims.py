@@ -75,14 +75,14 @@ def class_rate(model) -> float:
         return float((classifier(to_unit(x)).argmax(1) == asked).float().mean())
 
 
-def evaluated(name: str, steps: int = 18, n: int = SAMPLES) -> tuple[dict, str]:
-    """What `hkd-mini evaluate` says in its last line, and the command."""
+def evaluated(name: str, steps: int = 18, n: int = SAMPLES, pictures: bool = True) -> tuple[dict, str]:
+    """What `hkd-mini evaluate` says in its last line, and the command; without `pictures` no precision and recall."""
     further = "" if steps == 18 else f" --steps {steps}"
-    command = f"hkd-mini evaluate --weights {name} --n {n} --seed {SEED} --precision bf16 --compile{further} --data"
+    command = f"hkd-mini evaluate --weights {name} --n {n} --seed {SEED} --precision bf16 --compile{further}"
     print(command, flush=True)
-    words = [*command.split()[1:], OPTIONS.data]
+    words = [*command.split()[1:], *(["--data", OPTIONS.data] if pictures else [])]
     run = subprocess.run([sys.executable, "-m", "hkd_mini", *words], capture_output=True, text=True, check=True)
-    return json.loads(run.stdout.splitlines()[-1]), f"{command} cifar"
+    return json.loads(run.stdout.splitlines()[-1]), command + " --data cifar" * pictures
 
 
 def ratio(script: str) -> float:
@@ -115,7 +115,7 @@ def quality_claims() -> list[dict]:
 def curve_claims() -> list[dict]:
     claims = []
     for steps in (2, 3, 5, 9):  # at 18 it is frechet-teacher
-        score, command = evaluated(TEACHER, steps)
+        score, command = evaluated(TEACHER, steps, pictures=False)
         what = f"Frechet distance of {TEACHER}, {2 * steps - 1} evaluations, {SAMPLES} samples, bundled features"
         claims.append(claim(f"frechet-teacher-{2 * steps - 1}", what, score["frechet"], 0.2, command, TEACHER))
     return claims
