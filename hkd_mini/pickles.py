@@ -233,7 +233,7 @@ NAMES: dict[str, Callable] = {
 
 
 def read_pickle(path: str | os.PathLike) -> object:
-    """What a pickle describes, as numbers, text, containers, tensors and `Stub`s; nothing in the file is ever run.
+    """What a pickle describes, as numbers, text, containers, tensors and `Stub` objects; nothing in it is ever run.
 
     Takes memory of about three times the file and a few hundred MB at most, whatever lengths and sizes the file claims.
     Raises FileNotFoundError for a missing file, ValueError that names the first thing refused, or says that the file is
