@@ -2,11 +2,11 @@
 
 A pickle executes code when it is read, so none is ever read here (`pickles` reads others' without running them):
 tensors come from safetensors, the configuration from JSON, and a file that is anything else is refused by name. Writing
-is atomic (a temporary file, then a rename), so a killed process leaves the old file or the new one. safetensors notices a cut file, not a flipped bit, so what we write
-carries its own SHA-256 in the header, and what we bundle is listed in data/MANIFEST.json; reading checks both. Models
-that inherit `Saved` also speak to the Hugging Face hub: `from_pretrained`, `save_pretrained`, `push_to_hub`. A bundled
-name such as "hkd-cifar10" stands for a folder in data/. Source: safetensors and huggingface_hub documentation; design
-rule "weights are safetensors plus config.json, ever".
+is atomic (a temporary file, then a rename), so a killed process leaves the old file or the new one. safetensors notices
+a cut file, not a flipped bit, so what we write carries its own SHA-256 in the header, and what we bundle is listed in
+data/MANIFEST.json; reading checks both. Models that inherit `Saved` also speak to the Hugging Face hub:
+`from_pretrained`, `save_pretrained`, `push_to_hub`. A bundled name such as "hkd-cifar10" stands for a folder in data/.
+Source: safetensors and huggingface_hub documentation; design rule "weights are safetensors plus config.json, ever".
 """
 
 import dataclasses

@@ -28,6 +28,7 @@ PAGES = (
     "08-diffusion-as-a-flow",
     "09-architecture",
     "10-training",
+    "11-what-one-step-buys",
     "12-theorems",
     "notation",
     "claims",
