@@ -162,8 +162,8 @@ def train(
 
     `trajectories` as `trajectories.Trajectories` or `PathsInMemory`; `distance` defaults to l1 MSE + l2 feature
     distance as `config.perceptual` names it. With weights for path decoding or linearity every time gets a partner u,
-    uniform too (with `config.onward` among the later ones); for the infinitesimal term, its neighbour on the stored path. Yields as `fit`. Source: HKD algorithm 1,
-    eq 6; the further terms, `losses`.
+    uniform too (with `config.onward` among the later ones); for the infinitesimal term, its neighbour on the stored
+    path. Yields as `fit`. Source: HKD algorithm 1, eq 6; the further terms, `losses`.
     """
     if distance is None:
         distance = Distance.of(config.perceptual if len(model.config.network.shape) == 3 else "none")
