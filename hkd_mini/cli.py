@@ -24,9 +24,8 @@ from . import data as datasets
 from . import evaluation, released
 from . import trajectories as stored
 from .classifier import Classifier
-from .loop import Step, TrainConfig
+from .loop import Step, TrainConfig, compile_parts
 from .model import HKD, PRESETS, HKDConfig, load
-from .networks import Decoder, Encoder
 from .teacher import Denoiser
 from .train import FEATURES, RECIPES, train, train_classifier, train_teacher
 
@@ -336,9 +335,8 @@ def loaded(name: str, *kinds: type, compile: bool = False) -> nn.Module:
     model = load(name)
     if not isinstance(model, kinds):
         raise ValueError(f"{name} is a {type(model).__name__}, wanted a {' or '.join(k.__name__ for k in kinds)}")
-    for part in model.modules() if compile else ():
-        if isinstance(part, (Encoder, Decoder)):
-            part.compile()
+    if compile:
+        compile_parts(model)
     return model.to(device(), memory_format=torch.channels_last if compile else torch.preserve_format)
 
 

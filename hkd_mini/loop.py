@@ -126,6 +126,13 @@ def groups(model: nn.Module, rate_A: float) -> list[dict]:
     return [{"params": part, "scale": scale} for part, scale in parts if part]
 
 
+def compile_parts(model: nn.Module) -> None:
+    """Let torch.compile have every encoder, decoder and generator of `model`, in place."""
+    for part in model.modules():
+        if isinstance(part, (networks.Encoder, networks.Decoder, KoopmanGenerator)):
+            part.compile()
+
+
 def fit(
     model: nn.Module,
     batch: Callable[[int], dict],
@@ -173,9 +180,7 @@ class Run:
         rule = {"weight_decay": config.weight_decay, "fused": device.type in ("cpu", "cuda")}
         self.adam = torch.optim.Adam(groups(model, config.rate_A), config.lr, **rule)
         if config.compile:
-            for part in model.modules():
-                if isinstance(part, (networks.Encoder, networks.Decoder, KoopmanGenerator)):
-                    part.compile()
+            compile_parts(model)
         self.objective, self.optimizer = self.accelerator.prepare(Objective(model, loss), self.adam)
 
     def step(self, step: int, batch: dict[str, Tensor]) -> tuple[dict[str, float], float]:

@@ -9,7 +9,7 @@ notation page.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -52,19 +52,14 @@ class HKDConfig:
                 raise ValueError(f"{name} = {getattr(self, name)!r}: one of {', '.join(values)}")
 
 
+# about 7 million parameters; 2x2 patches, since here compute is short (design page)
+_MINI = UNetConfig(channels=80, mult=(1, 2), blocks=2, attention=(8,), patch=2, adaptive_scale=True)
 PRESETS: dict[str, HKDConfig] = {
     "toy2d": HKDConfig(MLPConfig()),
-    # about 7 million parameters; 2x2 patches, since here compute is short (design page)
-    "cifar10-mini": HKDConfig(
-        UNetConfig(channels=80, mult=(1, 2), blocks=2, attention=(8,), patch=2, adaptive_scale=True)
-    ),
-    "cifar10-mini-cond": HKDConfig(
-        UNetConfig(channels=80, mult=(1, 2), blocks=2, attention=(8,), patch=2, adaptive_scale=True, labels=10)
-    ),
+    "cifar10-mini": HKDConfig(_MINI),
+    "cifar10-mini-cond": HKDConfig(replace(_MINI, labels=10)),
     # about 0.8 million: what ablations with several seeds can afford
-    "cifar10-tiny": HKDConfig(
-        UNetConfig(channels=32, mult=(1, 2), blocks=1, attention=(8,), patch=2, adaptive_scale=True)
-    ),
+    "cifar10-tiny": HKDConfig(replace(_MINI, channels=32, blocks=1)),
     "cifar10": HKDConfig(UNetConfig(dropout=0.13)),  # EDM's DDPM++ widths
     "cifar10-cond": HKDConfig(UNetConfig(dropout=0.13, labels=10)),
     "ffhq64": HKDConfig(UNetConfig(resolution=64, mult=(1, 2, 2, 2), dropout=0.05)),

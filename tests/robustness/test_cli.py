@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import ends
 
 from hkd_mini import cli
 from hkd_mini.classifier import Classifier, ClassifierConfig
@@ -18,17 +19,6 @@ from hkd_mini.trajectories import make
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ("data", "features", "teacher", "trajectories", "distill", "sample", "evaluate")
-
-
-def ends(capsys, *arguments):
-    """Exit status, standard output and standard error of a command."""
-    capsys.readouterr()
-    try:
-        cli.main([str(a) for a in arguments])
-        status = 0
-    except SystemExit as end:
-        status = end.code
-    return status, *capsys.readouterr()
 
 
 def refused(capsys, *arguments):

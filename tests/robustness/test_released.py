@@ -19,6 +19,7 @@ import edm_files
 import numpy as np
 import pytest
 import torch
+from commands import ends
 from PIL import Image
 from torch import nn
 
@@ -92,7 +93,7 @@ TOUCH = "touch $CANARY"
 PYTHON = "open(__import__('os').environ['CANARY'], 'w')"
 CALLS = [
     (os.system, TOUCH), (eval, PYTHON), (exec, PYTHON), (compile, PYTHON, "x", "eval"), (__import__, "antigravity"),
-    (open, "/tmp/canary-of-hkd-mini", "w"), (getattr, "", "format"), (subprocess.Popen, ["touch", "x"]),
+    (open, "canary-of-hkd-mini", "w"), (getattr, "", "format"), (subprocess.Popen, ["touch", "x"]),
     (importlib.import_module, "antigravity"), (functools.partial, print, 1), (pickle.loads, b"N."), (type, "x", (), {}),
     (torch.load, "x.pt"), (torch.hub.load, "a/b", "c"), (np.load, "x.npy"), (bytearray, 10**10), (range, 10**18),
 ]  # fmt: skip
@@ -498,16 +499,6 @@ def test_tensors_that_do_not_belong(tmp_path):
         (whole, "model.map_layer0.weight: not a tensor of finite numbers"),
     ):  # fmt: skip
         does_not_fit(tmp_path, altered(change), match)
-
-
-def ends(capsys, *arguments):
-    capsys.readouterr()
-    try:
-        cli.main([str(a) for a in arguments])
-        status = 0
-    except SystemExit as end:
-        status = end.code
-    return status, *capsys.readouterr()
 
 
 def test_the_command_converts(canary, capsys, tmp_path):
