@@ -110,6 +110,7 @@ def test_what_the_bundle_promises():
     assert value["frechet-ratio"] <= 1.15
     assert value["speed-one-step"] >= 30
     assert value["speed-evolve"] >= 100
+    assert value["speed-train-step"] <= 1.10
     assert value["cond-hkd-rate"] >= value["cond-teacher-rate"] - 0.10
 
 

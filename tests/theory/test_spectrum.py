@@ -1,12 +1,31 @@
 """Spectrum: eigenvalues as matrices have them, bands that partition, sort keys, intervals, levels, gains."""
 
+import math
+
 import pytest
 import torch
 
 import hkd_mini
+from hkd_mini.koopman import apply_mask
 from hkd_mini.model import HKD, PRESETS, HKDConfig
 from hkd_mini.networks import MLPConfig, UNetConfig
-from hkd_mini.spectrum import band_masks, by_level, gains, interval_masks, rate, spectrum
+from hkd_mini.schedule import SIGMA_MAX
+from hkd_mini.spectrum import (
+    band_masks,
+    by_level,
+    cumulative_effect,
+    decode_bands,
+    gains,
+    interval_masks,
+    mean_frequency,
+    radial_power,
+    ranks,
+    rate,
+    rate_map,
+    readings,
+    scale_bands,
+    spectrum,
+)
 
 keys = pytest.mark.parametrize("key", ["alpha", "abs", "beta"])
 
@@ -131,3 +150,135 @@ def test_errors():
     for low, high in [(-0.1, 0.5), (0.6, 0.5), (0.5, 1.1)]:
         with pytest.raises(ValueError, match=f"quantiles from {low} to {high}"):
             interval_masks(spectrum(model()), low, high)
+
+
+def states_of(net, batch=3):
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(batch, *shape, generator=generator) for shape in net.state_shapes]
+
+
+def test_joint_ranks_are_those_of_all_the_group():
+    net = model()
+    lams, groups = spectrum(net), list(by_level(net).values())
+    for group in groups:
+        joint = torch.cat([ranks(lams, "alpha", groups)[i].flatten() for i in group])
+        rates = torch.cat([lams[i].real.flatten() for i in group])
+        assert torch.equal(joint.argsort(), rates.argsort())
+        torch.testing.assert_close(joint.sort().values, torch.arange(len(joint)).double() / len(joint))
+    thirds = band_masks(lams, 3, groups=groups)
+    assert all(m.sum(0).eq(1).all() for m in thirds)
+    for group in groups:
+        sizes = sum(thirds[i].flatten(1).sum(1) for i in group)
+        assert sizes.max() - sizes.min() <= 1
+    with pytest.raises(ValueError, match="each of 5 states once"):
+        ranks(lams, groups=[[0, 1], [1, 2, 3]])
+
+
+@keys
+def test_parts_of_a_state_sum_to_the_state(key):
+    net = model()
+    z = states_of(net)
+    for mask, state in zip(band_masks(spectrum(net), 3, key), z):
+        parts = torch.stack([apply_mask(state, m) for m in mask])
+        torch.testing.assert_close(parts.sum(0), state, rtol=0, atol=1e-6)
+
+
+def test_keeping_everything_is_the_sample_to_the_bit():
+    net = model(rates=0.3)
+    noise = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    T, eps = net.clock.T, net.clock.eps
+    with torch.no_grad():
+        states = net.encode(SIGMA_MAX * noise, T)
+        all_of_it = interval_masks(spectrum(net), 0.0, 1.0)
+        assert torch.equal(net.decode(net.evolve(states, T, eps, all_of_it)).clamp(-1, 1), net.sample(noise))
+        moved = net.evolve(states, T, eps)
+        whole = decode_bands(net, moved, [torch.ones_like(m)[None] for m in all_of_it])
+        assert torch.equal(whole[0].clamp(-1, 1), net.sample(noise))
+        none = decode_bands(net, moved, [torch.zeros_like(m)[None] for m in all_of_it], keep=False)
+        assert torch.equal(none, whole)
+
+
+def test_keep_and_leave_out_are_complements():
+    net = model(rates=0.3)
+    z, masks = states_of(net), band_masks(spectrum(net), 2)
+    kept, left = decode_bands(net, z, masks), decode_bands(net, z, masks, keep=False)
+    assert kept.shape == (2, 3, 3, 8, 8)
+    assert torch.equal(kept[0], left[1]) and torch.equal(kept[1], left[0]) and not torch.equal(kept[0], kept[1])
+
+
+def test_scaling_bands():
+    net = model()
+    z, masks = states_of(net), band_masks(spectrum(net), 3)
+    same = scale_bands(z, masks, [1, 1, 1])
+    assert all(torch.equal(a, b) for a, b in zip(same, z))
+    back = scale_bands(scale_bands(z, masks, [2.0, 0.5, 4.0]), masks, [0.5, 2.0, 0.25])
+    assert all(torch.equal(a, b) for a, b in zip(back, z))
+    without = scale_bands(z, masks, [0.0, 1.0, 1.0])
+    assert all(torch.equal(a, apply_mask(b, ~m[0])) for a, b, m in zip(without, z, masks))
+    with pytest.raises(ValueError, match="2 factors for 3 bands"):
+        scale_bands(z, masks, [1, 2])
+
+
+def test_cumulative_effect_is_the_integral():
+    net = model(rates=0.7)
+    lams, z, T = spectrum(net), states_of(net), net.clock.T
+    lams[0][0, 0, 0] = 0  # a rate of zero is the limit
+    masks = band_masks(lams, 4)
+    found = cumulative_effect(lams, z, masks, torch.tensor([0.0, 0.35, 1.0]))
+    for lam, state, mask, share in zip(lams, z, masks, found):
+        assert share.shape == (4, 3, 3)
+        torch.testing.assert_close(share.sum(0), torch.ones(3, 3, dtype=torch.float64))
+        p, q = state.double().chunk(2, 1)
+        for k, span in enumerate((0.0, 0.35, 1.0)):
+            s = torch.linspace(T - span, T, 401, dtype=torch.float64)
+            growth = (2 * lam.real.double()[None] * (s - T).view(-1, 1, 1, 1)).exp()
+            energy = torch.einsum("npij,spij,bpij->sbn", p**2 + q**2, growth, mask.double())
+            passed = torch.trapezoid(energy, dim=0) if span else energy[0]
+            torch.testing.assert_close(share[:, k], passed / passed.sum(0), rtol=1e-5, atol=1e-7)
+    with pytest.raises(ValueError, match="wanted T - t"):
+        cumulative_effect(lams, z, masks, torch.tensor([-0.1]))
+
+
+@pytest.mark.parametrize("clock", ["rho", "edm", "log", "sigma"])
+def test_readings(clock):
+    torch.manual_seed(0)
+    net = HKD(HKDConfig(MLPConfig(state=10), clock=clock)).eval()
+    net.generators[0].A.data.normal_(0, 0.1)
+    net.generators[0].A.data[5] = 0  # beta of the first pair
+    (read,), (lam,) = readings(net, 0.7), spectrum(net)
+
+    z = torch.randn(1, 10, 1, 1)
+    with torch.no_grad():
+        (moved,) = net.evolve([z], net.clock.T, net.clock.eps)
+    w, v = (torch.complex(*state.chunk(2, 1))[0] for state in (z, moved))
+    torch.testing.assert_close(v.abs(), read.gain * w.abs(), rtol=1e-4, atol=1e-5)
+    turned = torch.polar(torch.ones_like(read.turns), 2 * math.pi * read.turns)  # by -beta (eps - T)
+    torch.testing.assert_close(v / w, read.gain * turned, rtol=1e-3, atol=1e-4)
+    assert read.period[0, 0, 0] == math.inf
+    torch.testing.assert_close(read.period[1:] * lam.imag[1:].abs(), torch.full((4, 1, 1), 2 * math.pi))
+    pace = (net.clock.time(0.7 * 1.001) - net.clock.time(0.7 / 1.001)) / (2 * math.log(1.001))
+    torch.testing.assert_close(read.slope, read.growth * pace, rtol=1e-4, atol=1e-7)
+    with pytest.raises(ValueError, match="noise level"):
+        readings(net, 0.0)
+
+
+def test_rate_map_is_a_weighted_mean():
+    lam = torch.complex(torch.tensor([1.0, 3.0]), torch.zeros(2)).view(2, 1, 1).expand(2, 1, 2)
+    state = torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]], [[0.0, 0.0]], [[1.0, 0.0]]])[None]  # p1 p2 q1 q2
+    torch.testing.assert_close(rate_map(lam, state), torch.tensor([[[2.0, 3.0]]]))
+
+
+def test_radial_power_of_waves():
+    x = torch.arange(16)
+    wave = lambda k: torch.cos(2 * math.pi * k * x / 16).expand(16, 16)
+    for k in (1, 3, 7):
+        power = radial_power(wave(k))
+        assert power.argmax() == k - 1
+        torch.testing.assert_close(power.sum(), torch.tensor(0.5))
+        torch.testing.assert_close(mean_frequency(wave(k).T), torch.tensor(float(k)), rtol=1e-4, atol=0)
+    mixed = wave(2) + 2 * wave(5).T
+    torch.testing.assert_close(mean_frequency(mixed[None] + 3), torch.tensor([(2 + 4 * 5) / 5]), rtol=1e-4, atol=0)
+    noise = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert radial_power(noise).shape == (64, 3, 8)
+    with pytest.raises(ValueError, match="square"):
+        radial_power(torch.zeros(4, 8))

@@ -1,0 +1,162 @@
+"""Editing: identities to the bit, mixes that commute with the evolution, regions, what is known comes back."""
+
+import pytest
+import torch
+
+from hkd_mini import edit
+from hkd_mini.model import HKD, HKDConfig
+from hkd_mini.networks import UNetConfig
+from hkd_mini.schedule import SIGMA_MAX, karras_sigmas
+from hkd_mini.spectrum import band_masks, spectrum
+
+NETWORK = UNetConfig(resolution=8, channels=8, mult=(1, 2), blocks=1, attention=())
+
+
+@pytest.fixture(scope="module", params=["rho", "log"])
+def model(request):
+    torch.manual_seed(0)
+    model = HKD(HKDConfig(NETWORK, clock=request.param)).eval()
+    for generator in model.generators:
+        generator.A.data.normal_(0, 0.3)
+    return model
+
+
+def pictures(n, seed=1):
+    return torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def noise(*shape, seed=2):
+    return torch.randn(*shape, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def both(model, t, n=3):
+    return model.encode(SIGMA_MAX * noise(n), t), model.encode(SIGMA_MAX * noise(n, seed=5), t)
+
+
+def middle(model):
+    return (model.clock.T + model.clock.eps) / 2
+
+
+def test_no_mixing_is_the_identity_and_full_mixing_the_reference(model):
+    a, b = both(model, model.clock.T)
+    assert all(torch.equal(z, w) for z, w in zip(edit.inject(a, b, ratio=0.0), a))
+    assert all(torch.equal(z, w) for z, w in zip(edit.inject(a, b, ratio=1.0), b))
+    nowhere = torch.zeros(8, 8)
+    assert all(torch.equal(z, w) for z, w in zip(edit.inject(a, b, ratio=1.0, region=nowhere), a))
+    same = edit.inject(a, a, ratio=0.3)
+    assert all(torch.equal(z, w) for z, w in zip(same, a))
+    x = edit.edited(model, noise(3), pictures(3), middle(model), ratio=0.0)
+    plain = model.evolve(model.evolve(a, model.clock.T, middle(model)), middle(model), model.clock.eps)
+    with torch.no_grad():
+        assert torch.equal(x, model.decode(plain))
+
+
+def test_only_the_band_and_the_region_change(model):
+    a, b = both(model, model.clock.T)
+    bands = band_masks(spectrum(model), 3)
+    one = [m[1] for m in bands]
+    for z, mixed, other, mask in zip(a, edit.inject(a, b, one, 0.4, edit.lower_half(8)), b, one):
+        h = z.shape[2]
+        inside = mask.repeat(2, 1, 1) & (torch.arange(h) >= h // 2)[:, None]
+        assert torch.equal(mixed[:, ~inside], z[:, ~inside])
+        torch.testing.assert_close(mixed[:, inside], (0.6 * z + 0.4 * other)[:, inside])
+    whole = edit.inject(a, b, None, 0.4)
+    in_turn = a
+    for band in range(3):  # bands are disjoint: one after another is all at once, the frequency-agnostic mix
+        in_turn = edit.inject(in_turn, b, [m[band] for m in bands], 0.4)
+    assert all(torch.equal(z, w) for z, w in zip(whole, in_turn))
+    alone = edit.inject(a, b, [None] * (len(a) - 1) + [one[-1]], 1.0)
+    assert all(torch.equal(z, w) for z, w in zip(alone[:-1], a)) and not torch.equal(alone[-1], a[-1])
+
+
+def test_a_mix_commutes_with_the_evolution(model):
+    T, t, eps = model.clock.T, middle(model), model.clock.eps
+    a, b = both(model, T)
+    band = [m[0] for m in band_masks(spectrum(model), 3)]
+    with torch.no_grad():
+        before = model.evolve(edit.inject(a, b, band, 0.7, edit.lower_left(8)), T, t)
+        after = edit.inject(model.evolve(a, T, t), model.evolve(b, T, t), band, 0.7, edit.lower_left(8))
+        for z, w in zip(before, after):
+            torch.testing.assert_close(z, w, rtol=1e-4, atol=1e-5)
+        # so the time of an edit matters through the encoding of the reference alone
+        late = model.decode(edit.inject(model.evolve(a, T, eps), model.evolve(b, T, eps), band, 0.7))
+        early = model.decode(model.evolve(edit.inject(a, b, band, 0.7), T, eps))
+    torch.testing.assert_close(late, early, rtol=1e-3, atol=1e-4)
+
+
+def test_one_reference_for_many(model):
+    x = edit.edited(model, noise(3), pictures(1), middle(model), ratio=0.5)
+    each = edit.edited(model, noise(3), pictures(1).expand(3, -1, -1, -1), middle(model), ratio=0.5)
+    assert x.shape == (3, 3, 8, 8)
+    torch.testing.assert_close(x, each)
+
+
+def test_noised_is_on_the_path(model):
+    x0, n, t = pictures(2), noise(2), middle(model)
+    assert torch.equal(edit.noised(model, x0, n, t), x0 + float(model.clock.sigma(t)) * n)
+
+
+def test_interpolation_ends_at_both_seeds(model):
+    a, b = noise(2), noise(2, seed=6)
+    between = edit.interpolate(model, a, b, torch.tensor([0.0, 0.5, 1.0]))
+    assert between.shape == (3, 2, 3, 8, 8)
+    for x, n in zip(between[::2], (a, b)):
+        torch.testing.assert_close(x.clamp(-1, 1), model.sample(n))
+
+
+def test_regions():
+    assert edit.lower_left(4).sum() == 10 and edit.lower_left(4)[3, 0] == 1 and edit.lower_left(4)[0, 3] == 0
+    assert edit.lower_half(5).sum(1).tolist() == [0, 0, 5, 5, 5]
+    quarter = torch.zeros(8, 8)
+    quarter[:3, :4] = 1
+    assert edit.at_resolution(quarter, 2, 2).tolist() == [[0.75, 0.0], [0.0, 0.0]]
+    assert torch.equal(edit.at_resolution(quarter > 0, 8, 8), quarter)
+
+
+def test_what_does_not_fit(model):
+    a, b = both(model, model.clock.T)
+    for ratio in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="ratio"):
+            edit.inject(a, b, ratio=ratio)
+    with pytest.raises(ValueError, match="mask of shape"):
+        edit.inject(a, b, [torch.ones(3, 8, 8, dtype=torch.bool)] * len(a))
+    with pytest.raises(ValueError):
+        edit.inject(a, b, [torch.ones(1, 1, 1, dtype=torch.bool)])
+    for region, match in ((torch.ones(6, 6), "multiples"),):
+        with pytest.raises(ValueError, match=match):
+            edit.at_resolution(region, 4, 4)
+    levels = karras_sigmas(4)[:-1]
+    for bad in (levels.flip(0), torch.tensor([100.0, 1.0]), torch.tensor([1.0, 0.0])):
+        with pytest.raises(ValueError, match="falling"):
+            edit.inpaint(model, pictures(1), torch.ones(8, 8), noise(len(bad), 1), bad)
+    with pytest.raises(ValueError, match="3 noises"):
+        edit.inpaint(model, pictures(1), torch.ones(8, 8), noise(3, 1), levels)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_inpainting_keeps_what_is_known_and_reads_nothing_else(model, batch):
+    known = torch.ones(8, 8, dtype=torch.bool)
+    known[2:6, 2:6] = False
+    image, sigmas = pictures(batch), karras_sigmas(4)[:-1]
+    filled = edit.inpaint(model, image, known, noise(4, batch), sigmas)
+    assert torch.equal(filled[..., known], image[..., known])
+    assert filled.shape == image.shape and filled.abs().max() <= 1
+    other = torch.where(known, image, torch.full_like(image, 0.9))
+    assert torch.equal(edit.inpaint(model, other, known, noise(4, batch), sigmas), filled)
+    holed = torch.where(known, image, torch.full_like(image, float("nan")))
+    assert torch.equal(edit.inpaint(model, holed, known, noise(4, batch), sigmas), filled)
+
+
+def test_colours_keep_the_brightness(model):
+    luma = edit.luminance(pictures(3))
+    coloured = edit.colourise(model, luma, noise(4, 3), karras_sigmas(4)[:-1])
+    torch.testing.assert_close(edit.luminance(coloured), luma, rtol=0, atol=1e-5)
+    assert coloured.abs().max() <= 1 + 1e-5
+    vivid = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1)
+    moved = edit.with_luminance(vivid, torch.tensor([[[0.9]]]))
+    torch.testing.assert_close(edit.luminance(moved), torch.tensor([[[0.9]]]))
+    assert moved.abs().max() <= 1 + 1e-6 and moved[0, 0] > moved[0, 1]
+    x = pictures(2)
+    torch.testing.assert_close(edit.with_luminance(x, edit.luminance(x)), x)
+    assert torch.allclose(torch.tensor(edit.LUMA).sum(), torch.tensor(1.0))
