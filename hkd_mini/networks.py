@@ -24,7 +24,7 @@ class UNetConfig:
 
     channels * mult[i] is the width at resolution resolution / patch / 2^i; `attention` lists resolutions (after the
     patch). `labels` is the number of classes, 0 for none. `adaptive_scale` adds a noise-dependent scale to the shift
-    (EDM's own CIFAR-10 nets have the shift alone).
+    (EDM's own CIFAR-10 nets have the shift alone). `out_channels` is 0 where they are those of the input.
     """
 
     resolution: int = 32
@@ -37,6 +37,7 @@ class UNetConfig:
     labels: int = 0
     patch: int = 1
     adaptive_scale: bool = False
+    out_channels: int = 0
 
     def __post_init__(self):
         for name in ("mult", "attention"):  # JSON gives lists
@@ -237,7 +238,8 @@ class Decoder(nn.Module):
                 attention = i == config.blocks and res in config.attention
                 self.blocks[f"{name}_block{i}"] = UNetBlock(c + skips.pop(), width, emb, config, attention=attention)
                 c = width
-        self.out_norm, self.out_conv = norm(c), conv(c, config.in_channels * self.patch**2, 3, gain=1e-5)
+        out = (config.out_channels or config.in_channels) * self.patch**2
+        self.out_norm, self.out_conv = norm(c), conv(c, out, 3, gain=1e-5)
 
     def forward(self, states: list[Tensor], emb: Tensor) -> Tensor:
         *skips, x = states
