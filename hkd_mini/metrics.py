@@ -125,6 +125,22 @@ def _share_inside(points: Tensor, manifold: Tensor, k: int, chunk: int) -> float
     return torch.cat(inside).double().mean().item()
 
 
+def sliced_wasserstein(
+    a: Float[Tensor, "n dim"],
+    b: Float[Tensor, "n dim"],
+    directions: int = 256,
+    generator: torch.Generator | None = None,
+) -> float:
+    """Distance of two clouds of equally many points: root mean square, over random directions, of W2 along the line.
+
+    On a line the best plan pairs the sorted points. In the points' units; two clouds of one distribution are not at 0,
+    so print theirs beside it. Source: Rabin et al. 2012.
+    """
+    axes = torch.randn(a.shape[1], directions, generator=generator, dtype=torch.float64)
+    shadows = [(x.double() @ (axes / axes.norm(dim=0))).sort(dim=0).values for x in (a, b)]
+    return float((shadows[0] - shadows[1]).square().mean().sqrt())
+
+
 def residual_by_time(
     model,
     path_x: Float[Tensor, "k batch ..."],

@@ -10,6 +10,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.optimize
 import torch
 
 from hkd_mini import HKD, PRESETS, metrics
@@ -397,3 +398,18 @@ def test_missing_inception_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     with pytest.raises(ImportError, match="pip install torch-fidelity"):
         metrics.inception_features()
+
+
+def test_sliced_wasserstein_is_scipys_along_each_line():
+    rng = torch.Generator().manual_seed(0)
+    a, b = torch.randn(300, 3, generator=rng), 1.5 * torch.randn(300, 3, generator=rng) + 0.2
+    axes = torch.randn(3, 32, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    axes = axes / axes.norm(dim=0)
+    squares = []
+    for axis in axes.T:
+        p, q = (np.sort(x.double().numpy() @ axis.numpy()) for x in (a, b))
+        cost = (p[:, None] - q[None]) ** 2
+        squares.append(cost[scipy.optimize.linear_sum_assignment(cost)].mean())
+    found = metrics.sliced_wasserstein(a, b, 32, torch.Generator().manual_seed(7))
+    assert abs(found - np.sqrt(np.mean(squares))) < 1e-9
+    assert metrics.sliced_wasserstein(a, a) == 0

@@ -1,0 +1,181 @@
+"""One-step generation, side by side: every method on one teacher, at one cost in network evaluations.
+
+    python benchmarks/side_by_side.py          # each row that data/side-by-side/toy2d.json lacks: half an hour
+    python benchmarks/side_by_side.py HKD      # rows of methods whose names start so
+
+On the checkerboard of chapter 7. A teacher of 132 thousand parameters is trained once; every student starts from its
+weights (KDM, whose networks are others, from scratch) and may spend 4 million evaluations of a network for one point: a
+forward pass counts 1, a gradient 2 more, and a teacher's path 35. So a method that asks much of each sample sees fewer
+of them. Batch, learning rate and average are the same for all and nobody was tuned: one try each, three seeds. "sw" is
+the sliced Wasserstein distance of 10,000 samples to fresh data, in units of the data's deviation, "floor" that of two
+sets of data; "end" the relative error to the ends of 2,000 held-out teacher paths, which methods that learn the data
+and not the paths need not hit; "spike" the largest loss of the run's second half over its median. Two processes.
+"""
+
+import argparse
+import concurrent.futures
+import copy
+import datetime
+import json
+import pathlib
+import platform
+import statistics
+from dataclasses import replace
+
+import torch
+from checkerboard import rounded
+
+from hkd_mini import metrics
+from hkd_mini.data import checkerboard
+from hkd_mini.kdm import KDM, KDMConfig
+from hkd_mini.loop import TrainConfig
+from hkd_mini.model import HKD, HKDConfig
+from hkd_mini.networks import MLPConfig
+from hkd_mini.onestep import METHODS, Matched, distil, one_step
+from hkd_mini.schedule import SIGMA_MAX, karras_sigmas
+from hkd_mini.teacher import Denoiser, Path, ddpm, euler, heun
+from hkd_mini.train import RECIPES, PathsInMemory, train, train_teacher
+from hkd_mini.weights import data_folder, write_atomic
+
+RESULTS = data_folder() / "side-by-side" / "toy2d.json"
+CACHE = pathlib.Path("runs") / "side-by-side"
+NETWORK = MLPConfig(width=80)
+BUDGET, PATHS, PATH_COST, SAMPLES = 4_000_000, 20_000, 35, 10_000
+RECIPE = TrainConfig(batch=128, lr=1e-3, warmup=0, decay=0.5, ema_halflife=25_000, checkpoint=10**9, perceptual="none")
+TIMES = 3
+# HKD's variants, and what one of their times costs beyond three: path decoding decodes again, linearity encodes again
+HKDS = {
+    "HKD": ({}, {}, 3.0),
+    "HKD, A = 0": ({"koopman": False}, {}, 3.0),
+    "HKD-linear": ({}, {"path": 1.0, "linear": 0.1}, 6.0),
+}
+STEPS = {"DDPM 1000": 1000, "DDIM 10": 10, "DDIM 100": 100, "EDM 35": 18}
+COSTS = {name: method.cost for name, method in METHODS.items()} | {"KDM": 6}  # points: halves of networks, not whole
+PAIRED = {name for name, method in METHODS.items() if method.data == "pairs"} | set(HKDS)
+
+
+def board(n: int, seed: int) -> torch.Tensor:
+    """n fresh points of the data."""
+    return checkerboard(n, torch.Generator().manual_seed(seed))
+
+
+def noise(n: int, seed: int) -> torch.Tensor:
+    """n unit noises."""
+    return torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def teacher() -> Denoiser:
+    """The network that all start from, trained once and kept."""
+    folder = CACHE / "teacher"
+    if not (folder / "config.json").is_file():
+        torch.manual_seed(0)
+        model = Denoiser(NETWORK)
+        for _ in train_teacher(model, board(100_000, 0), RECIPES["toy2d"].teacher):
+            pass
+        model.save_pretrained(folder)
+    return Denoiser.from_folder(folder)
+
+
+def paths(model: Denoiser, n: int, seed: int) -> Path:
+    """n paths of the teacher, by Heun's method on 18 levels."""
+    return heun(model, SIGMA_MAX * noise(n, seed), karras_sigmas(18).float())
+
+
+def images(name: str) -> int:
+    """How many training samples a method's budget buys."""
+    left = BUDGET - (PATHS * PATH_COST if name in PAIRED else 0)
+    return int(left / (HKDS[name][2] * TIMES if name in HKDS else COSTS[name]))
+
+
+def trained(name: str, seed: int) -> tuple[torch.nn.Module, list[float]]:
+    """A method's student and its losses."""
+    torch.manual_seed(seed)
+    source = teacher()
+    config = replace(RECIPE, images=images(name), seed=seed)
+    pairs = PathsInMemory(paths(source, PATHS, 1)) if name in PAIRED else None
+    if name in HKDS:
+        shape, weights, _ = HKDS[name]
+        student = HKD.from_teacher(source, HKDConfig(NETWORK, **shape))
+        run = train(student, pairs, replace(config, times=TIMES, **weights))
+    else:
+        student = KDM(KDMConfig(NETWORK)) if name == "KDM" else copy.deepcopy(source)
+        student = Matched(student) if name == "DMD" else student
+        run = distil(student, name, board(100_000, 0) if pairs is None else pairs, config, source)
+    return student, [step.loss for step in run]
+
+
+@torch.no_grad()
+def made(name: str, model: torch.nn.Module, start: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    """Points from unit noise, by the student or by a many-step reference."""
+    if name in STEPS:
+        x, levels = SIGMA_MAX * start, karras_sigmas(STEPS[name]).float()
+        if name.startswith("DDPM"):
+            return ddpm(model, x, levels, generator=torch.Generator().manual_seed(seed)).x[-1]
+        return (heun if name.startswith("EDM") else euler)(model, x, levels).x[-1]
+    return model.sample(start) if isinstance(model, HKD | KDM) else one_step(model, start)
+
+
+def row(name: str, seed: int) -> dict:
+    """One method at one seed, trained and measured."""
+    torch.set_num_threads(1)
+    if name in STEPS:
+        model, losses = teacher(), []
+    else:
+        model, losses = trained(name, seed)
+    truth = paths(teacher(), 2_000, 9)
+    data, deviation = board(SAMPLES, 100 + seed), board(100_000, 0).std(0).mean()
+    points = made(name, model, noise(SAMPLES, 10 + seed), seed)
+    end = made(name, model, truth.x[0] / SIGMA_MAX, seed)
+    directions = torch.Generator().manual_seed(0)
+    late = losses[len(losses) // 2 :]
+    network = model.generator if isinstance(model, Matched) else model
+    return {
+        "method": name,
+        "seed": seed,
+        "sw": metrics.sliced_wasserstein(points / deviation, data / deviation, generator=directions),
+        "end": float((end - truth.x[-1]).square().mean() / truth.x[-1].square().mean()),
+        "spike": max(late) / statistics.median(late) if late else None,
+        "evaluations": {"DDPM 1000": 1000, "DDIM 10": 10, "DDIM 100": 100, "EDM 35": 35}.get(name, 1),
+        "trained_on": images(name) if losses else 0,
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", nargs="?", default="", help="only methods whose names start so")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    teacher()
+    old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
+    names = [*STEPS, *HKDS, *METHODS]
+    wanted = [(name, seed) for seed in range(3) for name in names if name.startswith(options.method)]
+    wanted = [key for key in wanted if key not in {(r["method"], r["seed"]) for r in old}]
+    scale = board(100_000, 0).std(0).mean()
+    floor = [
+        metrics.sliced_wasserstein(
+            board(SAMPLES, 100 + s) / scale, board(SAMPLES, 200 + s) / scale, generator=torch.Generator().manual_seed(0)
+        )
+        for s in range(3)
+    ]
+    about = {
+        "what": __doc__.split("\n\n")[2].replace("\n", " "),
+        "command": "python benchmarks/side_by_side.py",
+        "device": f"{platform.machine()} CPU, 1 thread, two processes",
+        "date": str(datetime.date.today()),
+        "budget": BUDGET,
+        "floor": rounded(floor),
+    }
+    print(f"floor {statistics.mean(floor):.4f}")
+    with concurrent.futures.ProcessPoolExecutor(2) as pool:
+        for found in concurrent.futures.as_completed([pool.submit(row, *key) for key in wanted]):
+            line = {k: rounded(v) for k, v in found.result().items()}
+            old.append(line)
+            rows = sorted(old, key=lambda r: (names.index(r["method"]), r["seed"]))
+            RESULTS.parent.mkdir(exist_ok=True)
+            write_atomic(RESULTS, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
+            print(" ".join(f"{k} {v}" for k, v in line.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
