@@ -66,7 +66,8 @@ def readings(model: HKD, sigma: float = 1.0) -> list[Reading]:
     if not sigma > 0:
         raise ValueError(f"sigma = {sigma}: a noise level above 0 is wanted")
     clock, log_sigma = model.clock, torch.tensor(math.log(sigma), dtype=torch.float64, requires_grad=True)
-    (pace,) = torch.autograd.grad(clock.time(log_sigma.exp()), log_sigma)
+    with torch.enable_grad():
+        (pace,) = torch.autograd.grad(clock.time(log_sigma.exp()), log_sigma)
     span = clock.T - clock.eps
     return [
         Reading(

@@ -245,7 +245,8 @@ def test_readings(clock):
     net = HKD(HKDConfig(MLPConfig(state=10), clock=clock)).eval()
     net.generators[0].A.data.normal_(0, 0.1)
     net.generators[0].A.data[5] = 0  # beta of the first pair
-    (read,), (lam,) = readings(net, 0.7), spectrum(net)
+    with torch.no_grad():
+        (read,), (lam,) = readings(net, 0.7), spectrum(net)
 
     z = torch.randn(1, 10, 1, 1)
     with torch.no_grad():
