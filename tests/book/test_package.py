@@ -21,7 +21,7 @@ FLOORS = {
     1: ["teacher", "loop", "metrics", "model", "autoencoder"],
     2: ["trajectories", "losses", "spectrum", "released", "kdm"],
     3: ["train", "evaluation", "edit", "onestep", "onnx_export"],
-    4: ["cli"],
+    4: ["cli", "widgets"],
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 # One step inside a floor: HKD starts from a teacher's weights, and follows the shape of its Denoiser.

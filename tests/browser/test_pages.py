@@ -3,18 +3,11 @@
 Needs Chromium (or Chrome) and the built book: `make book` first. Skipped by name where either is missing.
 """
 
-import functools
-import http.server
 import importlib
-import pathlib
-import shutil
-import threading
 
 import pytest
+from rendered import HTML, LIVE_MODEL, needs_the_book
 
-HTML = pathlib.Path(__file__).resolve().parents[2] / "_build" / "html"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 PAGES = (
     "index",
     "tour",
@@ -30,6 +23,9 @@ PAGES = (
     "10-training",
     "11-what-one-step-buys",
     "12-theorems",
+    "13-reading-the-spectrum",
+    "14-editing",
+    "15-generator-in-your-page",
     "notation",
     "claims",
     "api/koopman",
@@ -50,35 +46,7 @@ SHOWN = """() => {
   return frames.concat(drawn).join();
 }"""
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on the PATH"),
-    pytest.mark.skipif(not (HTML / "index.html").is_file(), reason="no rendered book in _build/html: run `make book`"),
-]
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
-def site():
-    """The address of the rendered book, served from this machine."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=HTML))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
+pytestmark = needs_the_book
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -119,6 +87,8 @@ def press(page, k):
 
 def idle_controls(page, wait=5_000):
     """The controls of a page that leave its pictures as they were, in words."""
+    if page.locator(".gen-still").count():
+        page.locator(LIVE_MODEL).wait_for(timeout=60_000)
     page.locator(CONTROLS).first.wait_for(timeout=20_000)
     idle, count = [], page.locator(CONTROLS).count()
     for k in range(count):

@@ -1,12 +1,15 @@
-"""A small Sphinx extension for this book: pages that need no other host, and the package's docstrings as they are.
+"""A small Sphinx extension for this book: pages that need no other host, a model that runs in one of them, and the
+package's docstrings as they are.
 
 By default formulas (MathJax) and stored widgets load from content delivery networks, and offline a page shows
-neither. Where npm is at hand, the three packages of assets/npm/package.json are fetched with it once, checked
+neither. Where npm is at hand, the packages of assets/npm/package.json are fetched with it once, checked
 against the digests that stand there, and copied beside the pages. Where it is not, the pages keep Sphinx's defaults.
-Which of the two happened is printed, and kept in _build/offline.txt.
+The bundled models of chapter 15 are written as ONNX files beside the pages, anew when their weights or the code that
+writes them change. What happened is printed, and kept in _build/offline.txt.
 """
 
 import base64
+import gzip
 import hashlib
 import json
 import logging as python_logging
@@ -21,16 +24,26 @@ from sphinx.util import inspect, logging
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ROOT / "book/assets/npm/package.json"
 STATIC = ROOT / "_build/static"  # outside book/: Jupyter Book loads every script of a book/_static on every page
+LIVE = ROOT / "_build/live"  # becomes _static/live
+MODELS = {"hkd-cifar10": 8, "hkd-cifar10-linear": 16}  # which models run in a page, and bits of their weights
 WANTED = {  # which files of each package are copied
     "mathjax": r"es5/(tex-mml-chtml\.js|output/chtml/fonts/.*\.woff)",
+    "onnxruntime-web": r"dist/(ort\.wasm\.bundle\.min\.mjs|ort-wasm-simd-threaded\.wasm)",
     "requirejs": r"require\.js",
     "@jupyter-widgets/html-manager": r"dist/(embed-amd\.js|.*\.woff2)",
 }
+SPOKEN = (  # what the theme tells a screen reader, and what it had better tell: axe calls all three serious
+    (r'<summary>(<span class="toctree-toggle")', r'<summary aria-label="Show or hide the pages below this one">\1'),
+    (r'<summary aria-label="Toggle hidden content">', "<summary>"),  # its text says more, and is what is seen
+    (r'(search-button-field search-button__button" title="Search") aria-label="Search"', r"\1"),
+)
 logger = logging.getLogger(__name__)
 
 
-def fetch(name: str, version: str, integrity: str, folder: Path) -> None:
-    """Unpack the wanted files of one npm package into `folder`; ValueError when its digest is another one."""
+def fetch(name: str, version: str, integrity: str, folder: Path, wanted: str) -> None:
+    """Unpack the files of one npm package that match `wanted` into `folder`; ValueError when its digest is another
+    one.
+    """
     downloads = ROOT / "_build/npm"
     downloads.mkdir(parents=True, exist_ok=True)
     archive = downloads / f"{name.strip('@').replace('/', '-')}-{version}.tgz"
@@ -44,7 +57,7 @@ def fetch(name: str, version: str, integrity: str, folder: Path) -> None:
     with tarfile.open(archive) as tar:
         for member in tar.getmembers():
             path = member.name.removeprefix("package/")
-            if re.fullmatch(WANTED[name], path):
+            if re.fullmatch(wanted, path):
                 target = folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(tar.extractfile(member).read())
@@ -61,9 +74,12 @@ def vendor() -> str | None:
     shutil.rmtree(STATIC, ignore_errors=True)
     try:
         for name, version in packages["dependencies"].items():
-            fetch(name, version, packages["integrity"][name], STATIC / "npm" / name)
+            fetch(name, version, packages["integrity"][name], STATIC / "npm" / name, WANTED[name])
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         return f"npm did not deliver ({error})"
+    for whole in STATIC.glob("npm/onnxruntime-web/dist/*.wasm"):  # 14 MB, and a plain server does not compress
+        whole.with_suffix(".wasm.gz").write_bytes(gzip.compress(whole.read_bytes(), 9, mtime=0))
+        whole.unlink()
     shutil.copy(PACKAGES.parent / "require-config.js", STATIC / "npm")
     done.write_text(json.dumps(packages["integrity"]))
     return None
@@ -84,9 +100,54 @@ def make_offline(app, config) -> None:
         message = "Formulas and widgets are part of the pages: they work without a network."
     else:
         message = f"Formulas and widgets load from a content delivery network: {reason}."
+    message += "\n" + make_live(app, config, offline=reason is None)
     logger.info(message)
     (ROOT / "_build").mkdir(exist_ok=True)
     (ROOT / "_build/offline.txt").write_text(message + "\n", encoding="utf-8")
+
+
+def written(folder: Path) -> str | None:
+    """Write the models of MODELS as a page reads them; the reason why not, when that fails."""
+    try:
+        import hkd_mini
+        from hkd_mini import onnx_export
+        from hkd_mini.weights import WEIGHTS, data_folder
+    except ImportError as error:
+        return str(error)
+    code = hashlib.sha256(Path(onnx_export.__file__).read_bytes()).hexdigest()
+    for name, bits in MODELS.items():
+        state = [hashlib.sha256((data_folder() / name / WEIGHTS).read_bytes()).hexdigest(), code, bits]
+        done = LIVE / f"{name}.json"
+        if done.exists() and json.loads(done.read_text()) == state:
+            continue
+        try:
+            onnx_export.export(hkd_mini.load(name), folder, name, bits)
+        except ImportError as error:
+            return str(error)
+        done.write_text(json.dumps(state))
+    return None
+
+
+def make_live(app, config, offline: bool) -> str:
+    """Put the models and their runtime beside the pages (files.json says where); says what happened."""
+    folder, files = LIVE / "static/live", {}
+    folder.mkdir(parents=True, exist_ok=True)
+    reason = written(folder)
+    if reason is None:
+        files["models"] = sorted(MODELS)
+    if offline:
+        at = "../npm/onnxruntime-web/dist"
+        files |= {"ort": f"{at}/ort.wasm.bundle.min.mjs", "wasm": f"{at}/ort-wasm-simd-threaded.wasm.gz"}
+    else:
+        version = json.loads(PACKAGES.read_text(encoding="utf-8"))["dependencies"]["onnxruntime-web"]
+        at = f"https://cdn.jsdelivr.net/npm/onnxruntime-web@{version}/dist"
+        files |= {"ort": f"{at}/ort.wasm.bundle.min.mjs"}
+    (folder / "files.json").write_text(json.dumps(files), encoding="utf-8")
+    config.html_static_path.append(str(LIVE / "static"))
+    if reason is not None:
+        return f"The live model of chapter 15 is a still picture: {reason}."
+    whence = "from beside the pages" if offline else "with onnxruntime-web from a content delivery network"
+    return f"The live model of chapter 15 runs {whence}."
 
 
 def plain(line: str) -> str:
@@ -135,10 +196,22 @@ def drop_thebe(app, pagename, templatename, context, doctree) -> None:
     ]
 
 
+def speak_plainly(app, exception) -> None:
+    """Mend the theme's names for screen readers in every page that was written."""
+    if exception is None and app.builder.format == "html":
+        for path in Path(app.outdir).rglob("*.html"):
+            page = mended = path.read_text(encoding="utf-8")
+            for found, instead in SPOKEN:
+                mended = re.sub(found, instead, mended)
+            if mended != page:
+                path.write_text(mended, encoding="utf-8")
+
+
 def setup(app):
     python_logging.getLogger("matplotlib.font_manager").setLevel("ERROR")  # the social cards' font has no bold
     app.connect("config-inited", make_offline, priority=900)
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("build-finished", speak_plainly)
     app.connect("autodoc-process-docstring", read_docstring)
     app.connect("autodoc-process-signature", read_signature)
     app.connect("autodoc-skip-member", skip_fields)

@@ -1,0 +1,424 @@
+// Two models at work in the page: encode noise once, then evolve, weigh the bands and decode at every move of a slider.
+// The graphs (hkd_mini/onnx_export.py) run in onnxruntime-web; they, and it, are files beside the page, put there when
+// the book is built (assets/ext/hkd_pages.py). Nothing is sent anywhere. Until the first picture is there, and where
+// files, WebAssembly or a network are missing, the still picture in the page stays.
+import { COLORS, axes, html, layout, svg } from "./stage.mjs";
+
+const SIZE = 32, NUMBERS = 3 * SIZE * SIZE;
+const [LOW, HIGH] = [0.002 ** (1 / 7), 80 ** (1 / 7)];
+
+/** Time and noise level, as in hkd_mini/schedule.py. */
+export const CLOCKS = {
+  rho: { time: (sigma) => (sigma ** (1 / 7) - LOW) / (HIGH - LOW), sigma: (t) => (LOW + t * (HIGH - LOW)) ** 7 },
+  log: { time: Math.log, sigma: Math.exp },
+};
+
+/** n numbers of unit noise from a seed: mulberry32, then Box and Muller's pairs, as onnx_export.seeded_noise draws them. */
+export function noise(seed, n = NUMBERS) {
+  let state = seed >>> 0;
+  const uniform = () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), state | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+  const out = new Float32Array(n + (n % 2));
+  for (let i = 0; i < n; i += 2) {
+    const radius = Math.sqrt(-2 * Math.log1p(-uniform())), angle = 2 * Math.PI * uniform();
+    out[i] = radius * Math.cos(angle);
+    out[i + 1] = radius * Math.sin(angle);
+  }
+  return out.subarray(0, n);
+}
+
+/** Rank of every pair by a rate among all states of its side, equal rates in storage order: hkd_mini.spectrum.ranks
+ *  with the states of a resolution as a group. One list for each state, and of how many. */
+export function ranks(states, key) {
+  const rate = { alpha: ({ alpha }, i) => alpha[i], abs: ({ alpha }, i) => Math.abs(alpha[i]), beta: ({ beta }, i) => Math.abs(beta[i]) }[key];
+  const found = states.map(({ alpha }) => ({ rank: new Int32Array(alpha.length), of: 0 }));
+  for (const side of new Set(states.map((state) => state.side))) {
+    const group = [];
+    states.forEach((state, s) => state.side === side && state.alpha.forEach((_, i) => group.push([Math.fround(rate(state, i)), s, i])));
+    group.sort((a, b) => a[0] - b[0] || a[1] - b[1] || a[2] - b[2]);
+    group.forEach(([, s, i], k) => (found[s].rank[i] = k));
+    states.forEach((state, s) => state.side === side && (found[s].of = group.length));
+  }
+  return found;
+}
+
+/** Whether each pair's rank lies in a band: `low` and `high` are the shares left out at either end, in percent. */
+export function band({ rank, of }, { low, high }) { // the package's comparisons, with whole numbers on both sides
+  return Uint8Array.from(rank, (k) => (100 * k >= low * of && 100 * k < (100 - high) * of ? 1 : 0));
+}
+
+/** What the graph is given for one state: gain of its own pairs and share of the other picture's. */
+export function weights(kept, { gain }, { rest, mix }) {
+  return {
+    gain: Float32Array.from(kept, (inside) => (inside ? gain * (1 - mix) : rest)),
+    share: Float32Array.from(kept, (inside) => (inside ? gain * mix : 0)),
+  };
+}
+
+/** Rates of every state from one list of float32: alphas, then betas, state by state. */
+export function readRates(buffer, shapes) {
+  let at = 0;
+  return shapes.map(([d, h, w]) => {
+    const n = (d / 2) * h * w;
+    const [alpha, beta] = [0, 1].map((k) => new Float32Array(buffer, 4 * (at + k * n), n));
+    at += 2 * n;
+    return { alpha, beta, side: h };
+  });
+}
+
+const rms = (a, b) => Math.sqrt(a.reduce((sum, v, i) => sum + (v - b[i]) ** 2, 0) / a.length);
+const clip = (v) => Math.min(1, Math.max(-1, v));
+const said = (v) => (v < 0.0995 ? v.toPrecision(1) : v < 9.95 ? v.toFixed(1) : v.toFixed(0)).replace("-", "\u2212");
+
+// Files -------------------------------------------------------------------------------------------------------------
+
+async function get(url) {
+  const answer = await fetch(url);
+  if (!answer.ok) throw new Error(`${url}: ${answer.status}`);
+  return answer;
+}
+
+async function unpacked(url) {
+  return new Response((await get(url)).body.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+}
+
+/** The runtime, from beside the page or, in a book built without npm, from where the book says. */
+async function runtime(base, files) {
+  const [ort, wasm] = await Promise.all([import(new URL(files.ort, base).href), files.wasm && unpacked(new URL(files.wasm, base))]);
+  ort.env.wasm.numThreads = 1; // more need headers that a plain server does not send
+  if (wasm) ort.env.wasm.wasmBinary = wasm;
+  return ort;
+}
+
+/** The four files of a model. */
+function fetched(base, name) {
+  const file = (end) => new URL(`${name}${end}`, base), packed = ["-rates.bin.gz", "-lift.onnx.gz", "-draw.onnx.gz"];
+  return Promise.all([get(file(".json")).then((answer) => answer.json()), ...packed.map((end) => unpacked(file(end)))]);
+}
+
+/** One model: `lift(x, sigma)` and `draw(dt, states, gains, dt', states', shares)`. */
+async function open(ort, name, [about, rates, lift, draw]) {
+  // disable_quant_qdq: unpack the bytes of the weights once, now, and not at every picture
+  const options = { graphOptimizationLevel: "all", extra: { session: { disable_quant_qdq: "1" } } };
+  const sessions = { lift: await ort.InferenceSession.create(lift, options), draw: await ort.InferenceSession.create(draw, options) };
+  const shapes = about.states, clock = CLOCKS[about.clock];
+  const one = (v) => new ort.Tensor("float32", Float32Array.of(v), [1]);
+  const zeros = shapes.map((shape) => new ort.Tensor("float32", new Float32Array(shape[0] * shape[1] * shape[2]), [1, ...shape]));
+  const pairs = (values) => values.map((v, i) => new ort.Tensor("float32", v, [shapes[i][0] / 2, shapes[i][1], shapes[i][2]]));
+  return {
+    name, clock, T: clock.time(80), eps: clock.time(0.002), rates: readRates(rates, shapes),
+    async lift(x, sigma) {
+      const out = await sessions.lift.run({ x: new ort.Tensor("float32", x, [1, 3, SIZE, SIZE]), sigma: one(sigma) });
+      return shapes.map((_, i) => out[`z${i}`]);
+    },
+    async draw(dt, states, gains, dtRef = 0, refs = zeros, shares = gains.map((gain) => new Float32Array(gain.length))) {
+      const feeds = { dt: one(dt), dt_ref: one(dtRef) };
+      for (const [part, list] of Object.entries({ z: states, ref: refs, gain: pairs(gains), share: pairs(shares) })) {
+        list.forEach((tensor, i) => (feeds[`${part}${i}`] = tensor));
+      }
+      return (await sessions.draw.run(feeds)).image.data.map(clip);
+    },
+  };
+}
+
+// Pictures ----------------------------------------------------------------------------------------------------------
+
+/** Numbers in [-1, 1], channel by channel, as the address of a PNG. */
+function address(values) {
+  const canvas = html("canvas", { width: SIZE, height: SIZE }), pixels = new ImageData(SIZE, SIZE), n = SIZE * SIZE;
+  for (let i = 0; i < n; i++) {
+    for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = Math.round(127.5 * (values[c * n + i] + 1));
+    pixels.data[4 * i + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+  return canvas.toDataURL();
+}
+
+function picture(parent, kind, label) {
+  const root = svg("svg", { viewBox: `0 0 ${SIZE} ${SIZE}`, role: "img", "aria-label": label, class: `gen-${kind}` });
+  const image = root.appendChild(svg("image", { width: SIZE, height: SIZE }));
+  const figure = parent.appendChild(html("figure", {}, root));
+  if (kind !== "big") figure.append(html("figcaption", {}, label));
+  return { root, set: (values) => image.setAttribute("href", address(values)) };
+}
+
+/** The middle square of anything that can be drawn, averaged down to 32 x 32, as numbers. */
+function small(source, width, height) {
+  let side = Math.min(width, height), from = source, [left, top] = [(width - side) / 2, (height - side) / 2];
+  do { // halve until it fits: one large step would skip most pixels
+    const next = Math.max(SIZE, Math.ceil(side / 2)), canvas = html("canvas", { width: next, height: next }), pen = canvas.getContext("2d");
+    pen.fillStyle = "#fff"; // under transparent pictures
+    pen.fillRect(0, 0, next, next);
+    pen.imageSmoothingQuality = "high";
+    pen.drawImage(from, left, top, side, side, 0, 0, next, next);
+    [from, side, left, top] = [canvas, next, 0, 0];
+  } while (side > SIZE);
+  const { data } = from.getContext("2d").getImageData(0, 0, SIZE, SIZE), n = SIZE * SIZE;
+  return Float32Array.from({ length: NUMBERS }, (_, k) => data[4 * (k % n) + Math.floor(k / n)] / 127.5 - 1);
+}
+
+/** A picture to start with, drawn here: a sun over the sea. */
+function sunset() {
+  const canvas = html("canvas", { width: 128, height: 128 }), pen = canvas.getContext("2d");
+  const fill = (stops, top, height) => {
+    pen.fillStyle = pen.createLinearGradient(0, top, 0, top + height);
+    stops.forEach((color, k) => pen.fillStyle.addColorStop(k / (stops.length - 1), color));
+    pen.fillRect(0, top, 128, height);
+  };
+  fill(["#27558f", "#8fa6c4", "#f2b27a"], 0, 76);
+  fill(["#b9694b", "#23405f", "#152a43"], 76, 52);
+  pen.fillStyle = "#ffe9a8";
+  pen.arc(82, 60, 17, 0, 7);
+  pen.fill();
+  return small(canvas, 128, 128);
+}
+
+// The page ----------------------------------------------------------------------------------------------------------
+
+const KEYS = { alpha: "growth rate \u03b1", abs: "size of \u03b1", beta: "frequency |\u03b2|" };
+const LEVELS = [[16, "Fine states, 16 \u00d7 16"], [8, "Coarse states, 8 \u00d7 8"]];
+const LIT = { 16: COLORS[0], 8: COLORS[1] }, LEFT_OUT = "#b9bfc4";
+const FRESH = (seed) => ({ seed, way: 0, key: "alpha", rest: 0, mix: 0, told: 0.3,
+  levels: { 16: { low: 0, high: 0, gain: 1 }, 8: { low: 0, high: 0, gain: 1 } } });
+const sigmaOf = (way) => CLOCKS.rho.sigma(way); // how far from picture to noise, as EDM's schedule counts it
+
+export async function mount(root, { seed, models, first }) {
+  const note = root.appendChild(html("p", { class: "gen-note", role: "status" }));
+  const up = document.documentElement.dataset.content_root;
+  if (up === undefined) {
+    note.textContent = "This picture is alive in the rendered book. Here, chapters 13 and 14 have controls of the same kind.";
+    return;
+  }
+  let page;
+  try {
+    const base = new URL(`${up}_static/live/`, document.baseURI);
+    const files = await get(new URL("files.json", base)).then((answer) => answer.json());
+    if (!files.models) throw new Error("the book was built without them");
+    if (navigator.connection?.saveData) await invited(root);
+    note.textContent = "Loading the two models.";
+    const [ort, small] = await Promise.all([runtime(base, files), fetched(base, first)]);
+    page = build(root, seed, models);
+    await page.join(await open(ort, first, small)); // its picture is there before the larger model is asked for
+    for (const name of Object.keys(models).filter((other) => other !== first)) await page.join(await open(ort, name, await fetched(base, name)));
+    note.remove();
+  } catch (error) {
+    page?.remove(); // where the first came and the second did not, too: one would look like two
+    note.textContent = `The models could not be loaded here, so the picture stands still (${error.message}).`;
+  }
+}
+
+/** Where the reader's device asks to save data, eleven megabytes wait for a click. */
+function invited(root) {
+  const start = root.appendChild(html("button", { type: "button" }, "Load the models (11 MB)"));
+  return new Promise((go) => start.addEventListener("click", () => (start.remove(), go())));
+}
+
+/** The page's own part of the picture: two columns, and controls that both obey. */
+function build(root, seed, models) {
+  const still = root.querySelector(".gen-still"), view = html("div", { class: "gen", hidden: "" });
+  root.append(view);
+  layout(view); // for the style that all live pictures share
+  view.replaceChildren(view.firstChild);
+  let state = FRESH(seed), other = sunset(), quiet;
+  const columns = [], fields = [];
+  const pictures = view.appendChild(html("div", { class: "gen-columns gen-pictures" }));
+  const panel = view.appendChild(html("div", { class: "gen-controls" }));
+  const planes = view.appendChild(html("div", { class: "gen-columns" }));
+  const note = view.appendChild(html("p", { class: "gen-note", role: "status" }));
+
+  // Columns: the picture, three small ones below it, and further down the plane of rates.
+  for (const [name, { title, about }] of Object.entries(models)) {
+    const part = pictures.appendChild(html("section", { "aria-label": name }, html("p", { class: "gen-title" }, title), html("p", {}, about)));
+    const big = picture(part, "big", `Picture of ${name}`), row = part.appendChild(html("div", { class: "gen-row" }));
+    const views = Object.fromEntries(["whole", "A = 0", "change"].map((label) => [label, picture(row, "small", label)]));
+    const kept = still?.querySelector(`img[data-model="${name}"]`);
+    if (kept) big.root.firstChild.setAttribute("href", kept.src);
+    const effect = part.appendChild(html("p", { class: "gen-effect" }, "loading"));
+    columns.push({ name, big, views, effect, plane: plane(planes, name), model: null });
+  }
+
+  planes.append(html("p", { class: "gen-key" }, ...[[LIT[16], "16 \u00d7 16"], [LIT[8], "8 \u00d7 8"], [LEFT_OUT, "left out"]].map(
+    ([color, words]) => html("span", {}, html("i", { style: `background: ${color}` }), words))));
+
+  // Controls. Each has a label and a value in words, and is a plain input: keys and screen readers know it.
+  const set = (parent, legend) => parent.appendChild(html("fieldset", {}, html("legend", {}, legend)));
+  const range = (parent, label, [min, max, step], text, read, write) => {
+    const input = html("input", { type: "range", min, max, step }), shown = html("output", {});
+    const show = () => {
+      input.value = read();
+      shown.textContent = text(read());
+      input.setAttribute("aria-valuetext", shown.textContent);
+    };
+    input.addEventListener("input", () => (write(Number(input.value)), show(), redraw()));
+    parent.append(html("label", { class: "gen-range" }, html("span", {}, label), input, shown));
+    fields.push(show);
+  };
+  const choose = (parent, label, options, read, write) => {
+    const select = html("select", {}, ...options.map(([value, words]) => html("option", { value }, words)));
+    select.addEventListener("change", () => (write(select.value), redraw()));
+    parent.append(html("label", {}, label, select));
+    fields.push(() => (select.value = read()));
+  };
+  const press = (parent, label, act) => {
+    const element = parent.appendChild(html("button", { type: "button" }, label));
+    element.addEventListener("click", act);
+  };
+
+  const begin = panel.appendChild(html("div", { class: "gen-line" }));
+  const number = html("input", { type: "number", min: 0, max: 4294967295, step: 1, inputmode: "numeric" });
+  number.addEventListener("change", () => plant(Number(number.value)));
+  fields.push(() => (number.value = state.seed));
+  begin.append(html("label", {}, "Seed", number));
+  press(begin, "Next seed", () => plant(state.seed + 1));
+  const level = (way) => (way === 0 ? "picture" : `\u03c3 = ${said(sigmaOf(way))}`);
+  range(begin, "Evolved to level", [0, 1, 0.02], level, () => state.way, (v) => (state.way = v));
+
+  const bands = panel.appendChild(html("div", { class: "gen-columns" }));
+  const percent = (v) => `${v} %`;
+  for (const [side, legend] of LEVELS) {
+    const box = set(bands, legend), of = () => state.levels[side];
+    range(box, "Lowest, left out", [0, 100, 5], percent, () => of().low, (v) => (of().low = v));
+    range(box, "Highest, left out", [0, 100, 5], percent, () => of().high, (v) => (of().high = v));
+    range(box, "Gain of the band", [0, 2, 0.05], (v) => v.toFixed(2), () => of().gain, (v) => (of().gain = v));
+  }
+  const line = panel.appendChild(html("div", { class: "gen-line" }));
+  choose(line, "Ranked by", Object.entries(KEYS), () => state.key, (v) => (state.key = v));
+  choose(line, "What is left out is", [["0", "removed"], ["1", "kept as it was"]], () => String(state.rest), (v) => (state.rest = Number(v)));
+
+  const yours = set(panel, "Your picture, mixed into the band");
+  const row = yours.appendChild(html("div", { class: "gen-yours" }));
+  const shown = picture(row, "small", "your picture, 32 \u00d7 32");
+  const sliders = row.appendChild(html("div", { class: "gen-sliders" }));
+  range(sliders, "Share of your picture", [0, 1, 0.05], (v) => percent(Math.round(100 * v)), () => state.mix, (v) => (state.mix = v));
+  range(sliders, "Encoded at level", [0.02, 1, 0.02], (v) => `\u03c3 = ${said(sigmaOf(v))}`, () => state.told, (v) => (state.told = v));
+  const file = html("input", { type: "file", accept: "image/*" });
+  sliders.append(html("label", { class: "gen-file" }, "Choose a picture, or drop one here", file));
+  file.addEventListener("change", () => take(file.files[0]));
+  for (const kind of ["dragover", "drop"]) yours.addEventListener(kind, (event) => event.preventDefault());
+  yours.addEventListener("dragover", () => yours.classList.add("over"));
+  yours.addEventListener("dragleave", () => yours.classList.remove("over"));
+  yours.addEventListener("drop", (event) => (yours.classList.remove("over"), take(event.dataTransfer.files[0])));
+  press(panel.appendChild(html("div", { class: "gen-line" })), "Reset", () => {
+    [state, other] = [FRESH(seed), sunset()];
+    refresh();
+  });
+
+  function plant(next) {
+    state.seed = Math.min(4294967295, Math.max(0, Math.floor(next) || 0));
+    refresh();
+  }
+  async function take(picked) {
+    if (!picked) return;
+    try {
+      const bitmap = await createImageBitmap(picked);
+      other = small(bitmap, bitmap.width, bitmap.height);
+      [state.mix, state.rest] = [Math.max(state.mix, 0.8), 1];
+      refresh();
+    } catch {
+      note.textContent = `${picked.name}: not a picture that this browser can read.`;
+    }
+  }
+  function refresh() {
+    fields.forEach((show) => show());
+    shown.set(other);
+    return redraw();
+  }
+
+  function reveal() {
+    if (view.hidden) performance.mark("first picture");
+    view.hidden = false;
+    still?.setAttribute("hidden", "");
+  }
+
+  // The latest state wins: while a picture is being computed, moves are noted, and drawn once.
+  let busy = null, again = false;
+  function redraw() {
+    again = true;
+    return (busy ??= (async () => {
+      while (again) {
+        again = false;
+        const ready = columns.filter(({ model }) => model);
+        for (const column of ready) await draw(column);
+        for (const column of ready) column.show();
+        await new Promise((go) => setTimeout(go));
+      }
+      busy = null;
+    })());
+  }
+
+  async function draw(column) {
+    const { model, views, big } = column, now = structuredClone(state), all = model.rates.map(({ alpha }) => new Float32Array(alpha.length).fill(1));
+    const fresh = column.seed !== now.seed;
+    if (fresh) column.states = await model.lift(noise(now.seed).map((v) => 80 * v), 80);
+    column.seed = now.seed;
+    const told = sigmaOf(now.told), asks = [other, now.told, now.seed];
+    if (now.mix > 0 && asks.some((v, i) => v !== column.asked?.[i])) {
+      column.asked = asks;
+      const unit = noise(4294967295 - now.seed);
+      column.refs = await model.lift(other.map((v, i) => v + told * unit[i]), told);
+    }
+    if (column.key !== now.key) [column.key, column.ranks] = [now.key, ranks(model.rates, now.key)];
+    const kept = column.ranks.map((rank, i) => band(rank, now.levels[model.rates[i].side]));
+    const parts = kept.map((inside, i) => weights(inside, now.levels[model.rates[i].side], now));
+    const t = now.way === 0 ? model.eps : model.clock.time(sigmaOf(now.way));
+    const gains = parts.map(({ gain }) => gain), shares = parts.map(({ share }) => share);
+    const values = await (now.mix > 0
+      ? model.draw(t - model.T, column.states, gains, t - model.clock.time(told), column.refs, shares)
+      : model.draw(t - model.T, column.states, gains));
+    big.set(values);
+    reveal();
+    if (fresh) { // once for each noise: without bands, and without A
+      column.whole = await model.draw(model.eps - model.T, column.states, all);
+      column.idle = await model.draw(0, column.states, all);
+      views.whole.set(column.whole);
+      views["A = 0"].set(column.idle);
+    }
+    views.change.set(values.map((v, i) => v - column.whole[i]));
+    column.effect.textContent = `A = 0 changes it by ${(127.5 * rms(column.whole, column.idle)).toFixed(1)} grey levels`;
+    column.show = () => { // the plane, where the band has changed; and words, once the controls rest
+      const sign = [now.key, ...Object.values(now.levels).flatMap(({ low, high }) => [low, high])].join();
+      if (column.drawn !== sign) column.plane(model, kept);
+      [column.drawn, column.moved] = [sign, (127.5 * rms(column.whole, values)).toFixed(1)];
+      clearTimeout(quiet);
+      quiet = setTimeout(() => (note.textContent = `Distance from the whole picture, in grey levels: ${
+        columns.filter(({ moved }) => moved).map((each) => `${each.name} ${each.moved}`).join(", ")}.`), 400);
+    };
+  }
+
+  return {
+    remove: () => (view.remove(), still?.removeAttribute("hidden")),
+    async join(model) {
+      columns.find(({ name }) => name === model.name).model = model;
+      await refresh();
+    },
+  };
+}
+
+/** The plane of rates, times T - eps so that clocks compare: kept pairs in the colour of their level, the rest grey. */
+function plane(parent, name) {
+  const narrow = parent.clientWidth < 560 && innerWidth < 700;
+  const [x, y] = [[-2.4, 4], [-3.2, 3.2]];
+  const frame = axes(parent, { x, y, width: narrow ? 215 : 360, height: narrow ? 215 : 300, title: narrow ? "" : name,
+    xlabel: "\u03b1 (T \u2212 \u03b5)", ylabel: "\u03b2 (T \u2212 \u03b5)", xticks: [-2, 0, 2, 4], yticks: [-2, 0, 2],
+    alt: `Rates of ${name} in the complex plane; those of the band are coloured` });
+  const [left, top, wide, high] = [frame.X(x[0]), frame.Y(y[1]), frame.X(x[1]) - frame.X(x[0]), frame.Y(y[0]) - frame.Y(y[1])];
+  const image = svg("image", { x: left, y: top, width: wide, height: high, preserveAspectRatio: "none" });
+  frame.svg.append(image);
+  return (model, kept) => {
+    const canvas = html("canvas", { width: 2 * Math.round(wide), height: 2 * Math.round(high) }), pen = canvas.getContext("2d");
+    const scale = model.T - model.eps, at = ([low, up], v, n) => Math.round(((v * scale - low) / (up - low)) * n);
+    for (const lit of [0, 1]) {
+      model.rates.forEach(({ alpha, beta, side }, l) => {
+        [pen.fillStyle, pen.globalAlpha] = lit ? [LIT[side], 0.5] : [LEFT_OUT, 0.35];
+        for (let i = 0; i < alpha.length; i++) {
+          if (kept[l][i] === lit) pen.fillRect(at(x, alpha[i], canvas.width) - 1, canvas.height - at(y, beta[i], canvas.height) - 1, 3, 3);
+        }
+      });
+    }
+    image.setAttribute("href", canvas.toDataURL());
+  };
+}
