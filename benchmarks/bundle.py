@@ -19,7 +19,15 @@ from hkd_mini.evaluation import REFERENCE
 from hkd_mini.weights import data_folder
 
 DATA = data_folder()
-KINDS = ("*.safetensors", "config.json", "claims.json", "results.json", "neighbours.json")
+KINDS = (
+    "*.safetensors",
+    "config.json",
+    "claims.json",
+    "results.json",
+    "neighbours.json",
+    "spectrum.json",
+    "editing.json",
+)
 HELD_OUT, SEED = 64, 2  # paths, and a seed that no training used
 
 

@@ -3,7 +3,7 @@
 A state is a list of pairs that move independently, so an edit is a weight for each pair: which bands, where in the
 picture, how much. Mixing a reference's states z' into generated ones,
 
-    z <- (1 - r m) z + r m z',      m = band mask times region,
+    z <- (1 - v) z + v z',      v = ratio * band mask * region,
 
 is linear and diagonal in the pairs, as the evolution is, and so the two commute: an edit at any time equals the same
 edit at the end. What the time decides is how the reference was encoded: at which noise level it was looked at.
@@ -56,7 +56,7 @@ def inject(
     ratio: float = 0.5,
     region: Shaped[Tensor, "height width"] | None = None,
 ) -> list[Float[Tensor, "batch _ _ _"]]:
-    """Mix a reference's band into states at the same time: (1 - r m) z + r m z', per pair.
+    """Mix a reference's band into states at the same time: (1 - v) z + v z' with v = ratio * mask * region, per pair.
 
     `masks` (d_l/2, h_l, w_l) choose the band, all modes where None: the frequency-agnostic control. None in place of
     one mask leaves that state alone. `region`, of the picture's size, chooses where. `ratio` 0 is the identity to the

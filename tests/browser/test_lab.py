@@ -1,4 +1,5 @@
 """JupyterLab, end to end: open a chapter, run all of it, move a slider of its live figure, and see the figure change.
+Then the masking widget: each control changes its picture, and one whose callback is cut is noticed.
 
 Needs Chromium (or Chrome) and JupyterLab. Everything happens in a copy of the book, with settings of its own, on a free
 port of this machine. Skipped by name where something is missing.
@@ -31,6 +32,13 @@ SETTINGS = {
     "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 
+# The masking widget by itself: two lines, and the same with what follows its controls cut away.
+MASKING = """import hkd_mini
+from hkd_mini import widgets
+{cut}
+widgets.masking(hkd_mini.load("hkd-cifar10-linear"), n=4)"""
+CUT = "widgets.follow = lambda draw, box: draw()"
+
 SAID = "[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']"
 
 pytestmark = [
@@ -46,6 +54,11 @@ def free_port():
         return s.getsockname()[1]
 
 
+def code_cell(notebook):
+    """A code cell of a notebook without its tags."""
+    return {**next(cell for cell in notebook["cells"] if cell["cell_type"] == "code"), "metadata": {}}
+
+
 @pytest.fixture
 def lab(tmp_path):
     """The address of a JupyterLab on a copy of the book, with its token."""
@@ -59,6 +72,9 @@ def lab(tmp_path):
             cell.update(outputs=[], execution_count=None)
     notebook["metadata"].pop("widgets", None)
     (book / f"{CHAPTER}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    for name, cut in (("masking", ""), ("masking-cut", CUT)):
+        cell = {**code_cell(notebook), "source": MASKING.format(cut=cut)}
+        (book / f"{name}.ipynb").write_text(json.dumps({**notebook, "cells": [cell]}), encoding="utf-8")
 
     settings = tmp_path / "config" / "labconfig"
     settings.mkdir(parents=True)
@@ -115,14 +131,14 @@ def run_all(page):
     page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]")).first.wait_for(timeout=60_000)
 
 
-def test_the_live_twin_moves_in_jupyterlab(lab, page):
+def opened_and_run(page, lab, name):
+    """Open a notebook and run it, to its end (a busy kernel would answer no slider) or to its first error."""
     address, token = lab
-    page.goto(f"{address}/lab/tree/{CHAPTER}.ipynb?reset&token={token}", wait_until="load", timeout=120_000)
+    page.goto(f"{address}/lab/tree/{name}.ipynb?reset&token={token}", wait_until="load", timeout=120_000)
     cells = page.locator(".jp-Notebook .jp-CodeCell")
     cells.first.wait_for(timeout=120_000)
     assert not page.locator(".jp-OutputArea-output").count(), "the copy has no stored output"
     run_all(page)
-    # Run to the end (a busy kernel would answer no slider), or to the first error.
     state = f"""() => {{
       const cells = [...document.querySelectorAll(".jp-Notebook .jp-CodeCell")];
       const prompts = cells.map(c => c.querySelector(".jp-InputPrompt").textContent.trim());
@@ -136,6 +152,9 @@ def test_the_live_twin_moves_in_jupyterlab(lab, page):
         print(seen)  # shown by pytest where this fails
     assert not seen["wrong"]
 
+
+def test_the_live_twin_moves_in_jupyterlab(lab, page):
+    opened_and_run(page, lab, CHAPTER)
     sliders = page.locator(".jp-OutputArea .noUi-handle")
     picture = page.locator(".jp-OutputArea img.widget-image").last
     sliders.first.wait_for(state="attached", timeout=30_000)
@@ -156,3 +175,52 @@ def test_the_live_twin_moves_in_jupyterlab(lab, page):
     page.locator(".live .handle").first.focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_function("([c, before]) => c.getAttribute('d') !== before", arg=[curve.element_handle(), before])
+
+
+def move(page, control):
+    """Move one control of a widget as a reader would."""
+    control.scroll_into_view_if_needed()
+    kind = control.evaluate("e => e.className.includes('noUi-handle') ? 'handle' : e.tagName + (e.type ?? '')")
+    if kind == "handle":
+        now, most = (float(control.get_attribute(name)) for name in ("aria-valuenow", "aria-valuemax"))
+        control.focus()
+        page.keyboard.press("ArrowRight" if now < most else "ArrowLeft")
+    elif kind.startswith("SELECT"):
+        chosen = control.evaluate("e => e.selectedIndex")
+        control.select_option(index=1 if chosen == 0 else 0)
+    elif kind == "INPUTcheckbox":
+        control.click()
+    else:  # a row of buttons: one that is not chosen
+        control.locator("button:not(.mod-active)").first.click()
+
+
+def every_control_moves_the_picture(page, wait):
+    """Raises AssertionError with the controls that leave the picture as it was; returns how many there are."""
+    timed_out = pytest.importorskip("playwright.sync_api").TimeoutError
+    kinds = (".noUi-handle", "select", "input[type=checkbox]", ".widget-toggle-buttons")
+    controls = page.locator(", ".join(f".jp-OutputArea .jupyter-widgets {kind}" for kind in kinds))
+    picture = page.locator(".jp-OutputArea img.widget-image")
+    picture.wait_for(state="attached", timeout=30_000)
+    page.locator(".jp-OutputArea .noUi-handle").first.wait_for(state="attached", timeout=30_000)
+    idle = []
+    for k in range(controls.count()):
+        control = controls.nth(k)
+        for _ in range(2):  # there and, for what is switched off, back again
+            before = picture.get_attribute("src")
+            move(page, control)
+            try:
+                changed = "([image, before]) => image.src !== before"
+                page.wait_for_function(changed, arg=[picture.element_handle(), before], timeout=wait)
+            except timed_out:
+                idle.append(control.evaluate("e => e.outerHTML.slice(0, 120)"))
+                break
+    assert not idle, f"{len(idle)} idle controls: {idle}"
+    return controls.count()
+
+
+def test_every_control_of_the_masking_widget_changes_its_picture(lab, page):
+    opened_and_run(page, lab, "masking")
+    assert every_control_moves_the_picture(page, wait=20_000) == 11
+    opened_and_run(page, lab, "masking-cut")
+    with pytest.raises(AssertionError, match="11 idle controls"):
+        every_control_moves_the_picture(page, wait=700)
