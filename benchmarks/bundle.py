@@ -27,6 +27,7 @@ KINDS = (
     "neighbours.json",
     "spectrum.json",
     "editing.json",
+    "toy2d.json",
 )
 HELD_OUT, SEED = 64, 2  # paths, and a seed that no training used
 
