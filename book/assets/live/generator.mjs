@@ -311,6 +311,7 @@ function build(root, seed, models) {
     state.seed = Math.min(4294967295, Math.max(0, Math.floor(next) || 0));
     refresh();
   }
+  let trouble = ""; // said until something is moved
   async function take(picked) {
     if (!picked) return;
     try {
@@ -319,10 +320,11 @@ function build(root, seed, models) {
       [state.mix, state.rest] = [Math.max(state.mix, 0.8), 1];
       refresh();
     } catch {
-      note.textContent = `${picked.name}: not a picture that this browser can read.`;
+      note.textContent = trouble = `${picked.name}: not a picture that this browser can read.`;
     }
   }
   function refresh() {
+    trouble = "";
     fields.forEach((show) => show());
     shown.set(other);
     return redraw();
@@ -384,7 +386,7 @@ function build(root, seed, models) {
       if (column.drawn !== sign) column.plane(model, kept);
       [column.drawn, column.moved] = [sign, (127.5 * rms(column.whole, values)).toFixed(1)];
       clearTimeout(quiet);
-      quiet = setTimeout(() => (note.textContent = `Distance from the whole picture, in grey levels: ${
+      quiet = setTimeout(() => (note.textContent = trouble || `Distance from the whole picture, in grey levels: ${
         columns.filter(({ moved }) => moved).map((each) => `${each.name} ${each.moved}`).join(", ")}.`), 400);
     };
   }
