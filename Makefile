@@ -9,7 +9,7 @@
 #   make clean    remove what the goals above made
 #
 # PYTHON=python3.12 chooses the interpreter (3.10 or newer), PIP_ARGS="--extra-index-url ..." adds to pip's
-# command line, PYTEST_ARGS="-k koopman" to pytest's.
+# command line, PYTEST_ARGS="-k koopman" to pytest's ("-n 2 --dist loadfile" uses two cores).
 
 PYTHON ?= python3
 VENV ?= .venv

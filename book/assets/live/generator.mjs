@@ -324,7 +324,6 @@ function build(root, seed, models) {
     }
   }
   function refresh() {
-    trouble = "";
     fields.forEach((show) => show());
     shown.set(other);
     return redraw();
@@ -339,6 +338,7 @@ function build(root, seed, models) {
   // The latest state wins: while a picture is being computed, moves are noted, and drawn once.
   let busy = null, again = false;
   function redraw() {
+    trouble = "";
     again = true;
     return (busy ??= (async () => {
       while (again) {
