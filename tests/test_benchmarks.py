@@ -2,8 +2,10 @@
 
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,3 +77,53 @@ def test_train_step(capsys):
     printed = capsys.readouterr().out
     assert "EDM" in printed and "HKD with features" in printed and "kept out of the ratio" in printed
     assert 0.5 < ratio(printed) < 3, "two pictures, not compiled, on a busy machine"
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    """Some of these scripts import one another."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
+def test_side_by_side_spends_the_same_on_every_method(beside, monkeypatch, tmp_path):
+    module = script("side_by_side")
+    for name in [*module.METHODS, *module.HKDS]:
+        spent = module.images(name) * (
+            module.HKDS[name][2] * module.TIMES if name in module.HKDS else module.COSTS[name]
+        )
+        spent += module.PATHS * module.PATH_COST if name in module.PAIRED else 0
+        assert 0 <= module.BUDGET - spent < 20, name
+    monkeypatch.setattr(module, "CACHE", tmp_path)
+    monkeypatch.setattr(module, "BUDGET", 30_000)
+    monkeypatch.setattr(module, "PATHS", 200)
+    monkeypatch.setitem(
+        module.RECIPES, "toy2d", module.RECIPES["toy2d"]._replace(teacher=replace(module.RECIPE, images=2_560))
+    )
+    rows = [module.row(name, 0) for name in ("HKD-linear", "CD", "DMD", "KDM", "EDM 35")]
+    assert [r["evaluations"] for r in rows] == [1, 1, 1, 1, 35]
+    assert rows[-1]["end"] == 0 and all(0 < r["sw"] < 10 and r["end"] > 0 for r in rows[:-1])
+    assert rows[2]["parameters"] == rows[1]["parameters"], "of the pair of DMD the generator alone is the student"
+
+
+def test_kdm_board_measures_as_scikit_learn_does(beside):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    module, rng = script("kdm_board"), np.random.default_rng(0)
+    a, b = rng.integers(0, 5, 300), rng.integers(0, 4, 300)
+    b[:200] = a[:200] // 2
+    assert module.rand_index(a, b) == pytest.approx(sklearn.adjusted_rand_score(a, b))
+    score, found = rng.normal(size=300), rng.random(300) < 0.3
+    assert module.area(score + found, found) == pytest.approx(sklearn.roc_auc_score(found, score + found))
+    middle, low, high = module.interval(module.area, score + found, found, draws=200)
+    assert low < middle < high and high - low < 0.2
+
+
+def test_kdm_board_knows_the_board(beside):
+    from hkd_mini.data import checkerboard
+
+    module = script("kdm_board")
+    points = checkerboard(2_000, torch.Generator().manual_seed(0)).numpy()
+    assert module.off_board(points).max() < 1e-6 and len(set(module.cell(points))) == 8
+    side = module.HALF / 2
+    centre_of_an_empty_cell = np.array([[1.5 * side - module.HALF, 0.5 * side - module.HALF]])
+    assert module.off_board(centre_of_an_empty_cell) == pytest.approx(0.5)
+    assert module.off_board(np.array([[2 * module.HALF, module.HALF]])) == pytest.approx(2.0)
