@@ -152,7 +152,7 @@ def masking(model: HKD, n: int = 8, seed: int = 0) -> widgets.VBox:
     key, number, picture = _shared(seed)
     others = widgets.ToggleButtons(options=OTHERS, description="other modes", style=STYLE)
     table = {
-        level: (_slider(f"{level[0]} x {level[1]}: ranks", (0.25, 0.75)), _slider("times", 1.0, 0.0, 3.0, 0.1),
+        level: (_slider(f"{level[0]} x {level[1]}", (0.25, 0.75)), _slider("times", 1.0, 0.0, 3.0, 0.1),
                 widgets.Checkbox(value=True, description=f"{level[0]} x {level[1]} on", indent=False))
         for level in levels
     }  # fmt: skip
@@ -192,7 +192,7 @@ def scrubber(model: HKD, n: int = 8, seed: int = 0) -> widgets.VBox:
     lams, states, T, eps = spectrum(model), _states(model, n), model.clock.T, model.clock.eps
     key, number, picture = _shared(seed)
     key.value = "beta"
-    way, band, said = _slider("way gone", 0.5, step=0.02), _slider("modes that move", (0.95, 1.0)), widgets.HTML()
+    way, band, said = _slider("way gone", 0.5, step=0.02), _slider("these move", (0.95, 1.0)), widgets.HTML()
 
     @torch.no_grad()
     def draw():
