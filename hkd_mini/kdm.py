@@ -225,7 +225,7 @@ def kdm_loss(model: KDM, teacher, x0, noise, u, progress: float, d, labels: Tens
     """
     config, z_0 = model.config, model.encode(x0, labels)
     z_T = model.encode_noise(SIGMA_MAX * noise, labels)
-    shaken = lambda z: z + config.noise * torch.randn_like(z)
+    shaken = lambda z: z + config.noise * torch.randn_like(z)  # as dropout: torch's own stream, kept in checkpoints
     pushed = model.push(shaken(z_T), labels)
     made = model.decode(pushed, labels)
     loss = (z_0 - pushed).square().mean()
