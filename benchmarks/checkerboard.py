@@ -186,7 +186,9 @@ def trained(row: Row, data: Path) -> HKD:
 
 def rounded(value):
     """Four significant digits are more than a repetition agrees on."""
-    if isinstance(value, list):
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
         return [rounded(v) for v in value]
     return float(f"{value:.4g}") if isinstance(value, float) else value
 

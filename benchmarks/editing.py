@@ -24,6 +24,7 @@ import platform
 import time
 
 import torch
+from checkerboard import rounded
 
 import hkd_mini
 from hkd_mini import edit, evaluation, metrics
@@ -248,14 +249,6 @@ def measure(name, choose, count, distance):
         sets["test"] = test[: choose // 2], test[choose:][:PICTURES]
     return {"injection": injection(model, noise, path, levels), "inpainting": inpainting(model, sets, distance),
             "colourisation": colourisation(model, sets, distance)}  # fmt: skip
-
-
-def rounded(value, digits=4):
-    if isinstance(value, float):
-        return float(f"{value:.{digits}g}")
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    return [rounded(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def summary(name, injection, inpainting, colourisation):

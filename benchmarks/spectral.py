@@ -21,6 +21,7 @@ import platform
 
 import numpy as np
 import torch
+from checkerboard import rounded
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 from torch import Tensor
@@ -175,15 +176,6 @@ def measured(model: hkd_mini.HKD, n: int, nulls: int) -> dict:
     drawn = drawn_by(model, states, each, list(range(n_states)))
     drawn.pop("of samples")
     return {"levels": found, "each state": drawn}
-
-
-def rounded(value):
-    """Four digits are more than the samples support."""
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(v) for v in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def main(argv: list[str] | None = None) -> None:

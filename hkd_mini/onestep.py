@@ -21,7 +21,7 @@ from .data import Images, batch_indices, to_unit
 from .kdm import kdm_loss
 from .loop import Step, TrainConfig, fit, generator
 from .losses import Distance
-from .schedule import SIGMA_MAX, SIGMA_MIN, karras_sigmas
+from .schedule import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, karras_sigmas
 from .teacher import Denoise, edm_loss, expand
 
 Loss = Callable[..., Float[Tensor, ""]]
@@ -52,8 +52,8 @@ def jump(student: Denoise, x: Float[Tensor, "batch ..."], sigma: Float[Tensor, "
     f = c'_skip x + (sigma - eps) / sigma (D - c_skip x), c_skip = s^2 / (sigma^2 + s^2) and c'_skip the same at sigma -
     eps. Source: Song et al. 2023 (consistency models), appendix C.
     """
-    level, s2 = expand(sigma, x), 0.25
-    skip = lambda v: s2 / (v**2 + s2)
+    level = expand(sigma, x)
+    skip = lambda v: SIGMA_DATA**2 / (v**2 + SIGMA_DATA**2)
     left = (level - SIGMA_MIN) / level
     return skip(level - SIGMA_MIN) * x + left * (student(x, sigma) - skip(level) * x)
 

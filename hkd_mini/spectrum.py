@@ -71,10 +71,9 @@ def readings(model: HKD, sigma: float = 1.0) -> list[Reading]:
     span = clock.T - clock.eps
     return [
         Reading(
-            lam.real, 2 * math.pi / lam.imag.abs(), (-lam.real * span).exp(),
-            lam.imag * span / (2 * math.pi), lam.real * float(pace),
+            lam.real, 2 * math.pi / lam.imag.abs(), gain, lam.imag * span / (2 * math.pi), lam.real * float(pace)
         )
-        for lam in spectrum(model)
+        for lam, gain in zip(spectrum(model), gains(model, clock.T, clock.eps))
     ]  # fmt: skip
 
 

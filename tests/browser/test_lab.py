@@ -8,7 +8,6 @@ port of this machine. Skipped by name where something is missing.
 import contextlib
 import json
 import os
-import pathlib
 import re
 import secrets
 import shutil
@@ -20,10 +19,8 @@ import time
 import urllib.request
 
 import pytest
+from rendered import ROOT, in_a_browser
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 CHAPTER = "05-learning-the-lift"
 RUNNING = 400_000  # ms for all cells of the chapter: half a minute, on a machine with nothing else to do
 # Every cell stays in the page (JupyterLab drops those out of sight), and nothing asks for news or for a version.
@@ -41,11 +38,7 @@ CUT = "widgets.follow = lambda draw, box: draw()"
 
 SAID = "[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']"
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on the PATH"),
-]
+pytestmark = [*in_a_browser, pytest.mark.slow]
 
 
 def free_port():
@@ -115,12 +108,10 @@ def stop(server):
 
 
 @pytest.fixture
-def page():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium.new_page(viewport={"width": 1400, "height": 1000})
-        chromium.close()
+def page(browser):
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    yield page
+    page.close()
 
 
 def run_all(page):

@@ -1,6 +1,6 @@
 """What benchmarks/editing.py measures with: parts of a change add up, controls of equal change are equal."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,9 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "editing.py"
 def editing():
     if not SCRIPT.is_file():
         pytest.skip("no benchmarks beside the package")
-    spec = importlib.util.spec_from_file_location("benchmark_editing", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))
+        return importlib.import_module("editing")
 
 
 def pictures(n, seed):

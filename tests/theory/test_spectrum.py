@@ -247,7 +247,6 @@ def test_readings(clock):
     net.generators[0].A.data[5] = 0  # beta of the first pair
     with torch.no_grad():
         (read,), (lam,) = readings(net, 0.7), spectrum(net)
-
     z = torch.randn(1, 10, 1, 1)
     with torch.no_grad():
         (moved,) = net.evolve([z], net.clock.T, net.clock.eps)
