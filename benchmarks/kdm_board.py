@@ -142,11 +142,15 @@ def main() -> None:
     }
     for seed in range(3):
         for operator in ("dense", "decomposed"):
-            if any((r["operator"], r["seed"]) == (operator, seed) for r in rows):
+            done = any((r["operator"], r["seed"]) == (operator, seed) for r in rows)
+            kept = options.keep and (operator, seed) == ("dense", 0)
+            if done and not kept:
                 continue
             model = trained(operator, seed, paths)
-            if options.keep and (operator, seed) == ("dense", 0):
+            if kept:
                 model.save_pretrained(options.keep)
+            if done:
+                continue
             found = measure(model, held_out, paths.x[-1])
             rows.append({"operator": operator, "seed": seed, **{k: rounded(v) for k, v in found.items()}})
             write_atomic(RESULTS, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())

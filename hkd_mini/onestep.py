@@ -283,6 +283,8 @@ def _run(student, method: Method, data, config: TrainConfig, teacher, steps: int
         return {"x0": x0, "noise": noise, "u": torch.rand(len(index), generator=rng)}
 
     distance = Distance.of(config.perceptual if batch(0)["x0"].ndim == 4 else "none")
+    for part in (frozen, distance.perceptual) if config.compile else ():
+        part.compile() if isinstance(part, nn.Module) else None
     fixed = {"d": lambda *pair_and_progress: distance(*pair_and_progress)[0]} if method.metric else {}
     fixed |= {"steps": steps} if steps else {}
 

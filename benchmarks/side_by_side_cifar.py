@@ -1,0 +1,189 @@
+"""One-step generation, side by side, on CIFAR-10: seven methods, one teacher, at the cost of the bundled HKD.
+
+    python benchmarks/side_by_side_cifar.py --data cifar              # each row that is missing: 80 minutes
+    python benchmarks/side_by_side_cifar.py --data cifar --only CD    # rows of methods whose names start so
+
+The teacher is `teacher-cifar10`; every student starts from its weights (KDM, whose networks are others, from scratch)
+and may spend what the recipe of `cifar10-mini` spends: 4,608 teacher paths of 35 evaluations, and 32,000 of them
+visited at two times, a gradient counted as two evaluations more: 353,280 in all. Methods that need no paths spend it
+all on pictures. An evaluation is the cost of one pass of the teacher; one of KDM's networks costs 0.36 of that. Batch,
+learning rate, decay and average are the recipe's for all, one try each, one seed; the distance d is the same wherever a
+method has one; the weights of HKD-linear's terms are those of chapter 11. "frechet" is the distance of 5,000 samples to
+the training pictures in the bundled features, which also served as d; "judge" the same in those of a second classifier
+that no training saw (`hkd-mini features --seed 1`), which the command trains first; "end" the mean square to the ends
+of 256 held-out paths, which methods that learn the data need not hit; "spike" the largest loss of the run's second half
+over its median. Beside the results go the first twelve pictures of each method, of the same noises. Two processes of
+one thread.
+"""
+
+import argparse
+import concurrent.futures
+import copy
+import datetime
+import json
+import pathlib
+import platform
+import statistics
+from dataclasses import asdict, replace
+
+import torch
+from checkerboard import rounded
+from side_by_side import HKDS, METHODS, PATH_COST, one_step
+
+import hkd_mini
+from hkd_mini import evaluation
+from hkd_mini.classifier import Classifier
+from hkd_mini.data import Images, load_cifar10, to_uint8
+from hkd_mini.kdm import KDM, KDM_PRESETS
+from hkd_mini.model import HKD, PRESETS
+from hkd_mini.onestep import distil
+from hkd_mini.schedule import SIGMA_MAX, karras_sigmas
+from hkd_mini.teacher import euler, heun
+from hkd_mini.train import FEATURES, RECIPES, train, train_classifier
+from hkd_mini.trajectories import Trajectories, make
+from hkd_mini.weights import data_folder, read_tensors, write_atomic, write_tensors
+
+RESULTS = data_folder() / "side-by-side" / "cifar10-mini.json"
+PICTURES = RESULTS.with_suffix(".safetensors")  # the first samples of every method, from the same noises
+CACHE = pathlib.Path("runs") / "side-by-side"
+TEACHER, PRESET = "teacher-cifar10", "cifar10-mini"
+RECIPE = RECIPES[PRESET].distill
+PATHS, HELD_OUT, SAMPLES, SHOWN = 4608, 256, 5000, 12
+BUDGET = PATHS * PATH_COST + 3 * RECIPE.images * RECIPE.times
+STEPS = {"EDM 35": 18, "DDIM 10": 10}  # the teacher itself
+NAMES = (*STEPS, "KD", "CD", "ECM", "KDM", "HKD, A = 0", "HKD", "HKD-linear")
+ASKED = {"path": 10.0, "linear": 1.0, "rate_A": 10.0, "onward": True}  # of HKD-linear, as hkd-cifar10-linear has them
+KDM_PASS = 0.362  # floating-point operations of one of its networks, as a share of the teacher's
+
+
+def cost(name: str) -> float:
+    """What one training sample costs, in passes of the teacher."""
+    if name == "KDM":
+        return 3 * 4 * KDM_PASS  # two encodings, two decodings, each with its gradient
+    return HKDS[name][2] * RECIPE.times if name in HKDS else METHODS[name].cost
+
+
+def needs_paths(name: str) -> bool:
+    """Whether a method learns from the teacher's paths rather than from pictures."""
+    return name in HKDS or METHODS[name].data == "pairs"
+
+
+def images(name: str) -> int:
+    """How many training samples a method's budget buys."""
+    return int((BUDGET - (PATHS * PATH_COST if needs_paths(name) else 0)) / cost(name))
+
+
+def stored(n: int, seed: int) -> Trajectories:
+    """n paths of the bundled teacher, kept in runs/."""
+    folder, teacher = CACHE / f"paths-{n}-{seed}", hkd_mini.load(TEACHER)
+    for _ in make(teacher, teacher.config.shape, n, folder, seed=seed, resume=True, autocast=True):
+        pass
+    return Trajectories(folder)
+
+
+def judge(data: str) -> str:
+    """The folder of the second classifier, trained where it is missing."""
+    folder = CACHE.parent / "judge"
+    if not (folder / "config.json").is_file():
+        torch.manual_seed(1)
+        classifier = Classifier()
+        config = replace(FEATURES, seed=1)
+        for _ in train_classifier(classifier, load_cifar10("train", data), config, out=str(folder), resume=True):
+            pass
+        classifier.save_pretrained(folder)
+    return str(folder)
+
+
+def trained(name: str, seed: int, pictures: Images) -> tuple[torch.nn.Module, list[float]]:
+    """A method's student, kept in runs/, and its losses."""
+    torch.manual_seed(seed)
+    source, config = hkd_mini.load(TEACHER), replace(RECIPE, images=images(name), seed=seed)
+    data = stored(PATHS, 1) if needs_paths(name) else pictures
+    if name in HKDS:
+        asked = ASKED if name == "HKD-linear" else {}
+        shape = HKDS[name][0] | ({"clock": "log"} if asked else {})
+        student = HKD.from_teacher(source, replace(PRESETS[PRESET], **shape))
+        run = train(student, data, replace(config, **asked))
+    else:
+        student = KDM(KDM_PRESETS[PRESET]) if name == "KDM" else copy.deepcopy(source)
+        run = distil(student, name, data, config, source)
+    losses = [step.loss for step in run]
+    plain = type(student)(student.config).eval()  # not compiled: measured at other batch sizes
+    plain.load_state_dict(student.state_dict())
+    plain.save_pretrained(CACHE / PRESET / f"{name}-{seed}")
+    return plain, losses
+
+
+@torch.no_grad()
+def made(name: str, model: torch.nn.Module, noise: torch.Tensor) -> torch.Tensor:
+    """Pictures of unit noise, by a student or by a many-step reference, in bf16, a batch at a time."""
+    steps, out = STEPS.get(name), []
+    for some in noise.split(250):
+        with torch.autocast("cpu", torch.bfloat16):
+            if steps:
+                levels = karras_sigmas(steps).float()
+                x = (heun if name.startswith("EDM") else euler)(model, SIGMA_MAX * some, levels).x[-1]
+            else:
+                x = model.sample(some) if isinstance(model, HKD | KDM) else one_step(model, some)
+        out.append(x.float().clamp(-1, 1))
+    return torch.cat(out)
+
+
+def row(name: str, seed: int, data: str) -> tuple[dict, torch.Tensor]:
+    """One method, trained and measured; and its first pictures."""
+    torch.set_num_threads(1)
+    model, losses = (hkd_mini.load(TEACHER), []) if name in STEPS else trained(name, seed, load_cifar10("train", data))
+    truth = stored(HELD_OUT, 2).paths(range(HELD_OUT))
+    noise = torch.randn(SAMPLES, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    samples, end = to_uint8(made(name, model, noise)), made(name, model, truth[0] / SIGMA_MAX)
+    late, judged = losses[len(losses) // 2 :], evaluation.evaluate(samples, data, judge(data))
+    found = {
+        "method": name,
+        "seed": seed,
+        "frechet": evaluation.evaluate(samples)["frechet"],
+        "judge": judged["frechet"],
+        "precision": judged["precision"],
+        "recall": judged["recall"],
+        "end": (end - truth[-1]).square().mean().item(),
+        "spike": max(late) / statistics.median(late) if late else None,
+        "evaluations": STEPS[name] * 2 - 1 if name.startswith("EDM") else STEPS.get(name, 1),
+        "cost": None if name in STEPS else cost(name),
+        "trained_on": 0 if name in STEPS else images(name),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    return found, samples[:SHOWN]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder with CIFAR-10")
+    parser.add_argument("--only", default="", help="only methods whose names start so")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    judge(options.data), stored(PATHS, 1), stored(HELD_OUT, 2)
+    old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
+    done = {r["method"] for r in old}
+    wanted = [name for name in NAMES if name.startswith(options.only) and name not in done]
+    wanted.sort(key=lambda name: name in STEPS)  # students first
+    shown = read_tensors(PICTURES)[0] if PICTURES.is_file() else {}
+    about = {
+        "what": __doc__.split("\n\n")[2].replace("\n", " "),
+        "command": "python benchmarks/side_by_side_cifar.py --data cifar",
+        "device": f"{platform.machine()} CPU, 1 thread, two processes",
+        "date": str(datetime.date.today()),
+        "budget": BUDGET,
+        "recipe": asdict(RECIPE),
+    }
+    with concurrent.futures.ProcessPoolExecutor(2) as pool:
+        for found in concurrent.futures.as_completed([pool.submit(row, name, 0, options.data) for name in wanted]):
+            line, pictures = found.result()
+            old.append(rounded(line))
+            shown[line["method"]] = pictures
+            rows = sorted(old, key=lambda r: NAMES.index(r["method"]))
+            write_tensors(PICTURES, shown)
+            write_atomic(RESULTS, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
+            print(" ".join(f"{k} {v}" for k, v in rounded(line).items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
