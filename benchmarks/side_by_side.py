@@ -1,7 +1,8 @@
 """One-step generation, side by side: every method on one teacher, at one cost in network evaluations.
 
-    python benchmarks/side_by_side.py          # each row that data/side-by-side/toy2d.json lacks: half an hour
+    python benchmarks/side_by_side.py          # each row that data/side-by-side/toy2d.json lacks, and the students
     python benchmarks/side_by_side.py HKD      # rows of methods whose names start so
+    python benchmarks/side_by_side.py --sweep  # a quarter and a half of the cost; networks of half and double width
 
 On the checkerboard of chapter 7. A teacher of 132 thousand parameters is trained once; every student starts from its
 weights (KDM, whose networks are others, from scratch) and may spend 4 million evaluations of a network for one point: a
@@ -9,7 +10,8 @@ forward pass counts 1, a gradient 2 more, and a teacher's path 35. So a method t
 of them. Batch, learning rate and average are the same for all and nobody was tuned: one try each, three seeds. "sw" is
 the sliced Wasserstein distance of 10,000 samples to fresh data, in units of the data's deviation, "floor" that of two
 sets of data; "end" the relative error to the ends of 2,000 held-out teacher paths, which methods that learn the data
-and not the paths need not hit; "spike" the largest loss of the run's second half over its median. Two processes.
+and not the paths need not hit; "spike" the largest loss of the run's second half over the median of the 101 around it.
+The teacher and the students of seed 0 are kept beside the table, in half precision. Two processes of one thread.
 """
 
 import argparse
@@ -22,8 +24,10 @@ import platform
 import statistics
 from dataclasses import replace
 
+import numpy as np
 import torch
 from checkerboard import rounded
+from scipy.ndimage import median_filter
 
 from hkd_mini import metrics
 from hkd_mini.data import checkerboard
@@ -35,14 +39,15 @@ from hkd_mini.onestep import METHODS, Matched, distil, one_step
 from hkd_mini.schedule import SIGMA_MAX, karras_sigmas
 from hkd_mini.teacher import Denoiser, Path, ddpm, euler, heun
 from hkd_mini.train import RECIPES, PathsInMemory, train, train_teacher
-from hkd_mini.weights import data_folder, write_atomic
+from hkd_mini.weights import data_folder, read_tensors, write_atomic, write_tensors
 
 RESULTS = data_folder() / "side-by-side" / "toy2d.json"
+STUDENTS = RESULTS.with_suffix(".safetensors")  # all of seed 0 in one file, "method/weight"
 CACHE = pathlib.Path("runs") / "side-by-side"
-NETWORK = MLPConfig(width=80)
+WIDTH, WIDTHS = 80, (40, 160)
 BUDGET, PATHS, PATH_COST, SAMPLES = 4_000_000, 20_000, 35, 10_000
 RECIPE = TrainConfig(batch=128, lr=1e-3, warmup=0, decay=0.5, ema_halflife=25_000, checkpoint=10**9, perceptual="none")
-TIMES = 3
+TIMES, SEEDS = 3, 3
 # HKD's variants, and what one of their times costs beyond three: path decoding decodes again, linearity encodes again
 HKDS = {
     "HKD": ({}, {}, 3.0),
@@ -59,17 +64,23 @@ def board(n: int, seed: int) -> torch.Tensor:
     return checkerboard(n, torch.Generator().manual_seed(seed))
 
 
+def spike(losses: list[float]) -> float | None:
+    """The largest loss of a run's second half, over the median of the 101 losses around it."""
+    late = np.array(losses[len(losses) // 2 :])
+    return float((late / median_filter(late, 101)).max()) if losses else None
+
+
 def noise(n: int, seed: int) -> torch.Tensor:
     """n unit noises."""
     return torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
 
 
-def teacher() -> Denoiser:
+def teacher(width: int = WIDTH) -> Denoiser:
     """The network that all start from, trained once and kept."""
-    folder = CACHE / "teacher"
+    folder = CACHE / f"teacher-{width}"
     if not (folder / "config.json").is_file():
         torch.manual_seed(0)
-        model = Denoiser(NETWORK)
+        model = Denoiser(MLPConfig(width=width))
         for _ in train_teacher(model, board(100_000, 0), RECIPES["toy2d"].teacher):
             pass
         model.save_pretrained(folder)
@@ -81,25 +92,30 @@ def paths(model: Denoiser, n: int, seed: int) -> Path:
     return heun(model, SIGMA_MAX * noise(n, seed), karras_sigmas(18).float())
 
 
-def images(name: str) -> int:
+def images(name: str, budget: int) -> int:
     """How many training samples a method's budget buys."""
-    left = BUDGET - (PATHS * PATH_COST if name in PAIRED else 0)
+    left = budget - (PATHS * PATH_COST if name in PAIRED else 0)
     return int(left / (HKDS[name][2] * TIMES if name in HKDS else COSTS[name]))
 
 
-def trained(name: str, seed: int) -> tuple[torch.nn.Module, list[float]]:
+def untrained(name: str, source: Denoiser) -> torch.nn.Module:
+    """A method's student before training."""
+    if name in HKDS:
+        return HKD.from_teacher(source, HKDConfig(source.config, **HKDS[name][0]))
+    student = KDM(KDMConfig(source.config)) if name == "KDM" else copy.deepcopy(source)
+    return Matched(student) if name == "DMD" else student
+
+
+def trained(name: str, seed: int, budget: int, width: int) -> tuple[torch.nn.Module, list[float]]:
     """A method's student and its losses."""
     torch.manual_seed(seed)
-    source = teacher()
-    config = replace(RECIPE, images=images(name), seed=seed)
+    source = teacher(width)
+    config = replace(RECIPE, images=images(name, budget), seed=seed)
     pairs = PathsInMemory(paths(source, PATHS, 1)) if name in PAIRED else None
+    student = untrained(name, source)
     if name in HKDS:
-        shape, weights, _ = HKDS[name]
-        student = HKD.from_teacher(source, HKDConfig(NETWORK, **shape))
-        run = train(student, pairs, replace(config, times=TIMES, **weights))
+        run = train(student, pairs, replace(config, times=TIMES, **HKDS[name][1]))
     else:
-        student = KDM(KDMConfig(NETWORK)) if name == "KDM" else copy.deepcopy(source)
-        student = Matched(student) if name == "DMD" else student
         run = distil(student, name, board(100_000, 0) if pairs is None else pairs, config, source)
     return student, [step.loss for step in run]
 
@@ -115,48 +131,57 @@ def made(name: str, model: torch.nn.Module, start: torch.Tensor, seed: int = 0) 
     return model.sample(start) if isinstance(model, HKD | KDM) else one_step(model, start)
 
 
-def row(name: str, seed: int) -> dict:
-    """One method at one seed, trained and measured."""
+def row(name: str, seed: int, budget: int = BUDGET, width: int = WIDTH) -> tuple[dict, dict[str, torch.Tensor]]:
+    """One method at one seed, trained and measured; and the student's weights."""
     torch.set_num_threads(1)
-    if name in STEPS:
-        model, losses = teacher(), []
-    else:
-        model, losses = trained(name, seed)
-    truth = paths(teacher(), 2_000, 9)
+    model, losses = (teacher(width), []) if name in STEPS else trained(name, seed, budget, width)
+    truth = paths(teacher(width), 2_000, 9)
     data, deviation = board(SAMPLES, 100 + seed), board(100_000, 0).std(0).mean()
     points = made(name, model, noise(SAMPLES, 10 + seed), seed)
     end = made(name, model, truth.x[0] / SIGMA_MAX, seed)
     directions = torch.Generator().manual_seed(0)
-    late = losses[len(losses) // 2 :]
     network = model.generator if isinstance(model, Matched) else model
-    return {
+    found = {
         "method": name,
         "seed": seed,
+        "budget": budget,
+        "width": width,
         "sw": metrics.sliced_wasserstein(points / deviation, data / deviation, generator=directions),
         "end": float((end - truth.x[-1]).square().mean() / truth.x[-1].square().mean()),
-        "spike": max(late) / statistics.median(late) if late else None,
+        "spike": spike(losses),
         "evaluations": {"DDPM 1000": 1000, "DDIM 10": 10, "DDIM 100": 100, "EDM 35": 35}.get(name, 1),
-        "trained_on": images(name) if losses else 0,
+        "trained_on": images(name, budget) if losses else 0,
         "parameters": sum(p.numel() for p in network.parameters()),
     }
+    return found, {} if name in STEPS else {k: v.detach().half() for k, v in network.named_parameters()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", nargs="?", default="", help="only methods whose names start so")
+    parser.add_argument("--sweep", action="store_true", help="other costs and widths, seed 0")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    teacher()
+    for width in (WIDTH, *WIDTHS) if options.sweep else (WIDTH,):
+        teacher(width)
     old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
+    kept = {f"teacher/{k}": v.detach().half() for k, v in teacher().named_parameters()}
+    kept |= read_tensors(STUDENTS)[0] if STUDENTS.is_file() else {}
     names = [*STEPS, *HKDS, *METHODS]
-    wanted = [(name, seed) for seed in range(3) for name in names if name.startswith(options.method)]
-    wanted = [key for key in wanted if key not in {(r["method"], r["seed"]) for r in old}]
+    key = lambda r: (r["budget"], r["width"], r["seed"], names.index(r["method"]))
+    if options.sweep:
+        wanted = [(name, 0, BUDGET // part, WIDTH) for name in (*HKDS, *METHODS) for part in (2, 4)]
+        wanted += [(name, 0, BUDGET, width) for name in ("EDM 35", *HKDS, *METHODS) for width in WIDTHS]
+    else:
+        wanted = [(name, seed, BUDGET, WIDTH) for seed in range(SEEDS) for name in names]
+    done = {(r["method"], r["seed"], r["budget"], r["width"]) for r in old}
+    wanted = [w for w in wanted if w[0].startswith(options.method) and w not in done]
     scale = board(100_000, 0).std(0).mean()
     floor = [
         metrics.sliced_wasserstein(
             board(SAMPLES, 100 + s) / scale, board(SAMPLES, 200 + s) / scale, generator=torch.Generator().manual_seed(0)
         )
-        for s in range(3)
+        for s in range(SEEDS)
     ]
     about = {
         "what": __doc__.split("\n\n")[2].replace("\n", " "),
@@ -164,17 +189,20 @@ def main() -> None:
         "device": f"{platform.machine()} CPU, 1 thread, two processes",
         "date": str(datetime.date.today()),
         "budget": BUDGET,
+        "width": WIDTH,
         "floor": rounded(floor),
     }
     print(f"floor {statistics.mean(floor):.4f}")
     with concurrent.futures.ProcessPoolExecutor(2) as pool:
-        for found in concurrent.futures.as_completed([pool.submit(row, *key) for key in wanted]):
-            line = {k: rounded(v) for k, v in found.result().items()}
-            old.append(line)
-            rows = sorted(old, key=lambda r: (names.index(r["method"]), r["seed"]))
+        for found in concurrent.futures.as_completed([pool.submit(row, *w) for w in wanted]):
+            line, weights = found.result()
+            old.append(rounded(line))
             RESULTS.parent.mkdir(exist_ok=True)
-            write_atomic(RESULTS, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
-            print(" ".join(f"{k} {v}" for k, v in line.items()), flush=True)
+            write_atomic(RESULTS, (json.dumps({**about, "rows": sorted(old, key=key)}, indent=1) + "\n").encode())
+            if (line["seed"], line["budget"], line["width"]) == (0, BUDGET, WIDTH):
+                kept |= {f"{line['method']}/{k}": v for k, v in weights.items()}
+                write_tensors(STUDENTS, kept)
+            print(" ".join(f"{k} {v}" for k, v in rounded(line).items()), flush=True)
 
 
 if __name__ == "__main__":

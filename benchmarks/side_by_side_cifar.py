@@ -12,8 +12,8 @@ method has one; the weights of HKD-linear's terms are those of chapter 11. "frec
 the training pictures in the bundled features, which also served as d; "judge" the same in those of a second classifier
 that no training saw (`hkd-mini features --seed 1`), which the command trains first; "end" the mean square to the ends
 of 256 held-out paths, which methods that learn the data need not hit; "spike" the largest loss of the run's second half
-over its median. Beside the results go the first twelve pictures of each method, of the same noises. Two processes of
-one thread.
+over the median of the 101 around it. Beside the results go the first twelve pictures of each method, of the same
+noises. Two processes of one thread.
 """
 
 import argparse
@@ -23,12 +23,11 @@ import datetime
 import json
 import pathlib
 import platform
-import statistics
 from dataclasses import asdict, replace
 
 import torch
 from checkerboard import rounded
-from side_by_side import HKDS, METHODS, PATH_COST, one_step
+from side_by_side import HKDS, METHODS, PATH_COST, one_step, spike
 
 import hkd_mini
 from hkd_mini import evaluation
@@ -136,7 +135,7 @@ def row(name: str, seed: int, data: str) -> tuple[dict, torch.Tensor]:
     truth = stored(HELD_OUT, 2).paths(range(HELD_OUT))
     noise = torch.randn(SAMPLES, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     samples, end = to_uint8(made(name, model, noise)), made(name, model, truth[0] / SIGMA_MAX)
-    late, judged = losses[len(losses) // 2 :], evaluation.evaluate(samples, data, judge(data))
+    judged = evaluation.evaluate(samples, data, judge(data))
     found = {
         "method": name,
         "seed": seed,
@@ -145,7 +144,7 @@ def row(name: str, seed: int, data: str) -> tuple[dict, torch.Tensor]:
         "precision": judged["precision"],
         "recall": judged["recall"],
         "end": (end - truth[-1]).square().mean().item(),
-        "spike": max(late) / statistics.median(late) if late else None,
+        "spike": spike(losses),
         "evaluations": STEPS[name] * 2 - 1 if name.startswith("EDM") else STEPS.get(name, 1),
         "cost": None if name in STEPS else cost(name),
         "trained_on": 0 if name in STEPS else images(name),

@@ -88,21 +88,48 @@ def beside(monkeypatch):
 def test_side_by_side_spends_the_same_on_every_method(beside, monkeypatch, tmp_path):
     module = script("side_by_side")
     for name in [*module.METHODS, *module.HKDS]:
-        spent = module.images(name) * (
+        spent = module.images(name, module.BUDGET) * (
             module.HKDS[name][2] * module.TIMES if name in module.HKDS else module.COSTS[name]
         )
         spent += module.PATHS * module.PATH_COST if name in module.PAIRED else 0
         assert 0 <= module.BUDGET - spent < 20, name
     monkeypatch.setattr(module, "CACHE", tmp_path)
-    monkeypatch.setattr(module, "BUDGET", 30_000)
     monkeypatch.setattr(module, "PATHS", 200)
     monkeypatch.setitem(
         module.RECIPES, "toy2d", module.RECIPES["toy2d"]._replace(teacher=replace(module.RECIPE, images=2_560))
     )
-    rows = [module.row(name, 0) for name in ("HKD-linear", "CD", "DMD", "KDM", "EDM 35")]
+    found = [module.row(name, 0, 30_000, 16) for name in ("HKD-linear", "CD", "DMD", "KDM", "EDM 35")]
+    rows = [line for line, _ in found]
     assert [r["evaluations"] for r in rows] == [1, 1, 1, 1, 35]
     assert rows[-1]["end"] == 0 and all(0 < r["sw"] < 10 and r["end"] > 0 for r in rows[:-1])
     assert rows[2]["parameters"] == rows[1]["parameters"], "of the pair of DMD the generator alone is the student"
+    assert found[2][1].keys() == found[1][1].keys() and not found[-1][1], "nor are the other's weights kept"
+
+
+def test_side_by_side_on_pictures_spends_the_same_on_every_method(beside, monkeypatch, tmp_path):
+    from hkd_mini.data import Images
+
+    module, rng = script("side_by_side_cifar"), torch.Generator().manual_seed(0)
+    assert module.BUDGET == 353_280
+    for name in module.NAMES[len(module.STEPS) :]:
+        spent = module.images(name) * module.cost(name) + module.PATHS * 35 * module.needs_paths(name)
+        assert 0 <= module.BUDGET - spent < 20, name
+    monkeypatch.setattr(module, "CACHE", tmp_path)
+    monkeypatch.setattr(module, "PATHS", 4)
+    monkeypatch.setattr(module, "HELD_OUT", 2)
+    monkeypatch.setattr(module, "SAMPLES", 12)
+    monkeypatch.setattr(module, "RECIPE", replace(module.RECIPE, images=4, batch=2, compile=False, times=2))
+    monkeypatch.setattr(module, "images", lambda name: 4)
+    judged = {"frechet": 1.0, "precision": 1.0, "recall": 1.0}
+    monkeypatch.setattr(module.evaluation, "evaluate", lambda *_: judged)
+    monkeypatch.setattr(module, "judge", lambda data: data)
+    pictures = Images(
+        torch.randint(256, (8, 3, 32, 32), generator=rng, dtype=torch.uint8), torch.zeros(8).long(), ("",)
+    )
+    monkeypatch.setattr(module, "load_cifar10", lambda *_: pictures)
+    for name in ("HKD-linear", "ECM", "KDM"):
+        line, shown = module.row(name, 0, "nowhere")
+        assert line["end"] > 0 and shown.shape == (12, 3, 32, 32) and shown.dtype == torch.uint8
 
 
 def test_kdm_board_measures_as_scikit_learn_does(beside):
