@@ -11,7 +11,8 @@ of them. Batch, learning rate and average are the same for all and nobody was tu
 the sliced Wasserstein distance of 10,000 samples to fresh data, in units of the data's deviation, "floor" that of two
 sets of data; "end" the relative error to the ends of 2,000 held-out teacher paths, which methods that learn the data
 and not the paths need not hit; "spike" the largest loss of the run's second half over the median of the 101 around it.
-The teacher and the students of seed 0 are kept beside the table, in half precision. Two processes of one thread.
+The teacher and the students of seed 0 are kept beside the table, in half precision, with the ends of the first 1,000
+noises. Two processes of one thread.
 """
 
 import argparse
@@ -42,10 +43,10 @@ from hkd_mini.train import RECIPES, PathsInMemory, train, train_teacher
 from hkd_mini.weights import data_folder, read_tensors, write_atomic, write_tensors
 
 RESULTS = data_folder() / "side-by-side" / "toy2d.json"
-STUDENTS = RESULTS.with_suffix(".safetensors")  # all of seed 0 in one file, "method/weight"
+STUDENTS = RESULTS.with_suffix(".safetensors")  # seed 0, one file: "method/weight", and "method/ends" of 1,000 noises
 CACHE = pathlib.Path("runs") / "side-by-side"
 WIDTH, WIDTHS = 80, (40, 160)
-BUDGET, PATHS, PATH_COST, SAMPLES = 4_000_000, 20_000, 35, 10_000
+BUDGET, PATHS, PATH_COST, SAMPLES, SHOWN = 4_000_000, 20_000, 35, 10_000, 1_000
 RECIPE = TrainConfig(batch=128, lr=1e-3, warmup=0, decay=0.5, ema_halflife=25_000, checkpoint=10**9, perceptual="none")
 TIMES, SEEDS = 3, 3
 # HKD's variants, and what one of their times costs beyond three: path decoding decodes again, linearity encodes again
@@ -132,7 +133,7 @@ def made(name: str, model: torch.nn.Module, start: torch.Tensor, seed: int = 0) 
 
 
 def row(name: str, seed: int, budget: int = BUDGET, width: int = WIDTH) -> tuple[dict, dict[str, torch.Tensor]]:
-    """One method at one seed, trained and measured; and the student's weights."""
+    """One method at one seed, trained and measured; where the first noises end; and the student's weights."""
     torch.set_num_threads(1)
     model, losses = (teacher(width), []) if name in STEPS else trained(name, seed, budget, width)
     truth = paths(teacher(width), 2_000, 9)
@@ -153,7 +154,8 @@ def row(name: str, seed: int, budget: int = BUDGET, width: int = WIDTH) -> tuple
         "trained_on": images(name, budget) if losses else 0,
         "parameters": sum(p.numel() for p in network.parameters()),
     }
-    return found, {} if name in STEPS else {k: v.detach().half() for k, v in network.named_parameters()}
+    weights = {} if name in STEPS else {k: v.detach().half() for k, v in network.named_parameters()}
+    return found, {"ends": points[:SHOWN].half(), **weights}
 
 
 def main() -> None:
@@ -166,6 +168,7 @@ def main() -> None:
         teacher(width)
     old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
     kept = {f"teacher/{k}": v.detach().half() for k, v in teacher().named_parameters()}
+    kept["noise"] = noise(SHOWN, 10).half()
     kept |= read_tensors(STUDENTS)[0] if STUDENTS.is_file() else {}
     names = [*STEPS, *HKDS, *METHODS]
     key = lambda r: (r["budget"], r["width"], r["seed"], names.index(r["method"]))
