@@ -28,6 +28,7 @@ KINDS = (
     "spectrum.json",
     "editing.json",
     "toy2d.json",
+    "cifar10-mini.json",
     "kdm.json",
 )
 HELD_OUT, SEED = 64, 2  # paths, and a seed that no training used

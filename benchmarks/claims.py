@@ -169,6 +169,26 @@ def class_claims() -> list[dict]:
     return [*claims, claim("frechet-hkd-cond", what, score["frechet"], 0.1, command, CLASSES)]
 
 
+def beside_claims() -> list[dict]:
+    """The comparisons of chapter 17, a line for each method, from their own files."""
+    claims = []
+    read = lambda name: json.loads((data_folder() / "side-by-side" / f"{name}.json").read_text(encoding="utf-8"))
+    slug = lambda name: re.sub(r"[^a-z0-9]+", "-", name.lower().replace("+", "p")).strip("-")
+    toy, mini = read("toy2d"), read("cifar10-mini")
+    main = [r for r in toy["rows"] if (r["budget"], r["width"]) == (toy["budget"], toy["width"])]
+    when = lambda file: {key: file[key] for key in ("device", "date")}
+    for name in dict.fromkeys(r["method"] for r in main):
+        sw = [r["sw"] for r in main if r["method"] == name]
+        what = f"sliced Wasserstein distance of {name} on the checkerboard, mean of three seeds"
+        spread = round(max(sw) - min(sw), 4)
+        claims.append(claim(f"beside-toy-{slug(name)}", what, sum(sw) / 3, spread, toy["command"]) | when(toy))
+    for r in mini["rows"]:
+        what = f"Frechet distance of {r['method']} at the cost of {HKD}, 5000 samples, bundled features"
+        line = claim(f"beside-cifar-{slug(r['method'])}", what, r["frechet"], 1.0, mini["command"], TEACHER)
+        claims.append(line | when(mini))
+    return claims
+
+
 def speed_claims() -> list[dict]:
     one = "time of the teacher's 35 evaluations over that of one step, batch 64, one run"
     closed = "time of torch.matrix_exp and a batched product over that of the closed form"
@@ -189,6 +209,7 @@ GROUPS = {
     "classes": class_claims,
     "frechet": quality_claims,
     "curve": curve_claims,
+    "beside": beside_claims,
     "speed": speed_claims,
 }
 

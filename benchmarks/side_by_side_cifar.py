@@ -1,19 +1,19 @@
 """One-step generation, side by side, on CIFAR-10: seven methods, one teacher, at the cost of the bundled HKD.
 
-    python benchmarks/side_by_side_cifar.py --data cifar              # each row that is missing: 80 minutes
+    python benchmarks/side_by_side_cifar.py --data cifar              # each row that is missing: an hour
     python benchmarks/side_by_side_cifar.py --data cifar --only CD    # rows of methods whose names start so
 
 The teacher is `teacher-cifar10`; every student starts from its weights (KDM, whose networks are others, from scratch)
-and may spend what the recipe of `cifar10-mini` spends: 4,608 teacher paths of 35 evaluations, and 32,000 of them
-visited at two times, a gradient counted as two evaluations more: 353,280 in all. Methods that need no paths spend it
-all on pictures. An evaluation is the cost of one pass of the teacher; one of KDM's networks costs 0.36 of that. Batch,
-learning rate, decay and average are the recipe's for all, one try each, one seed; the distance d is the same wherever a
-method has one; the weights of HKD-linear's terms are those of chapter 11. "frechet" is the distance of 5,000 samples to
-the training pictures in the bundled features, which also served as d; "judge" the same in those of a second classifier
-that no training saw (`hkd-mini features --seed 1`), which the command trains first; "end" the mean square to the ends
-of 256 held-out paths, which methods that learn the data need not hit; "spike" the largest loss of the run's second half
-over the median of the 101 around it. Beside the results go the first twelve pictures of each method, of the same
-noises. Two processes of one thread.
+and may spend what the recipe of `cifar10-mini` spends, HKD being the bundled model: 4,608 teacher paths of 35
+evaluations, and 32,000 of them visited at two times, a gradient counted as two evaluations more: 353,280 in all.
+Methods that need no paths spend it all on pictures. An evaluation is the cost of one pass of the teacher; one of KDM's
+networks costs 0.36 of that. Batch, learning rate, decay and average are the recipe's for all, one try each, one seed;
+the distance d is the same wherever a method has one; the weights of HKD-linear's terms are those of chapter 11.
+"frechet" is the distance of 5,000 samples to the training pictures in the bundled features, which also served as d;
+"judge" the same in those of a second classifier that no training saw (`hkd-mini features --seed 1`), which the command
+trains first; "end" the mean square to the ends of 256 held-out paths, which methods that learn the data need not hit;
+"spike" the largest loss of the run's second half over the median of the 101 around it. Beside the results go the first
+twelve pictures of each method, of the same noises. Two processes of one thread.
 """
 
 import argparse
@@ -36,8 +36,7 @@ from hkd_mini.data import Images, load_cifar10, to_uint8
 from hkd_mini.kdm import KDM, KDM_PRESETS
 from hkd_mini.model import HKD, PRESETS
 from hkd_mini.onestep import distil
-from hkd_mini.schedule import SIGMA_MAX, karras_sigmas
-from hkd_mini.teacher import euler, heun
+from hkd_mini.schedule import SIGMA_MAX
 from hkd_mini.train import FEATURES, RECIPES, train, train_classifier
 from hkd_mini.trajectories import Trajectories, make
 from hkd_mini.weights import data_folder, read_tensors, write_atomic, write_tensors
@@ -49,8 +48,7 @@ TEACHER, PRESET = "teacher-cifar10", "cifar10-mini"
 RECIPE = RECIPES[PRESET].distill
 PATHS, HELD_OUT, SAMPLES, SHOWN = 4608, 256, 5000, 12
 BUDGET = PATHS * PATH_COST + 3 * RECIPE.images * RECIPE.times
-STEPS = {"EDM 35": 18, "DDIM 10": 10}  # the teacher itself
-NAMES = (*STEPS, "KD", "CD", "ECM", "KDM", "HKD, A = 0", "HKD", "HKD-linear")
+NAMES = ("KD", "CD", "ECM", "KDM", "HKD, A = 0", "HKD-linear", "HKD")
 ASKED = {"path": 10.0, "linear": 1.0, "rate_A": 10.0, "onward": True}  # of HKD-linear, as hkd-cifar10-linear has them
 KDM_PASS = 0.362  # floating-point operations of one of its networks, as a share of the teacher's
 
@@ -95,7 +93,10 @@ def judge(data: str) -> str:
 
 def trained(name: str, seed: int, pictures: Images) -> tuple[torch.nn.Module, list[float]]:
     """A method's student, kept in runs/, and its losses."""
+    torch.compiler.reset()  # a process compiles the same code for eight models at most
     torch.manual_seed(seed)
+    if name == "HKD":
+        return hkd_mini.load("hkd-cifar10"), []  # trained with this recipe, these paths and seed 0
     source, config = hkd_mini.load(TEACHER), replace(RECIPE, images=images(name), seed=seed)
     data = stored(PATHS, 1) if needs_paths(name) else pictures
     if name in HKDS:
@@ -114,16 +115,12 @@ def trained(name: str, seed: int, pictures: Images) -> tuple[torch.nn.Module, li
 
 
 @torch.no_grad()
-def made(name: str, model: torch.nn.Module, noise: torch.Tensor) -> torch.Tensor:
-    """Pictures of unit noise, by a student or by a many-step reference, in bf16, a batch at a time."""
-    steps, out = STEPS.get(name), []
+def made(model: torch.nn.Module, noise: torch.Tensor) -> torch.Tensor:
+    """Pictures of unit noise in one evaluation, in bf16, a batch at a time."""
+    out = []
     for some in noise.split(250):
         with torch.autocast("cpu", torch.bfloat16):
-            if steps:
-                levels = karras_sigmas(steps).float()
-                x = (heun if name.startswith("EDM") else euler)(model, SIGMA_MAX * some, levels).x[-1]
-            else:
-                x = model.sample(some) if isinstance(model, HKD | KDM) else one_step(model, some)
+            x = model.sample(some) if isinstance(model, HKD | KDM) else one_step(model, some)
         out.append(x.float().clamp(-1, 1))
     return torch.cat(out)
 
@@ -131,10 +128,10 @@ def made(name: str, model: torch.nn.Module, noise: torch.Tensor) -> torch.Tensor
 def row(name: str, seed: int, data: str) -> tuple[dict, torch.Tensor]:
     """One method, trained and measured; and its first pictures."""
     torch.set_num_threads(1)
-    model, losses = (hkd_mini.load(TEACHER), []) if name in STEPS else trained(name, seed, load_cifar10("train", data))
+    model, losses = trained(name, seed, load_cifar10("train", data))
     truth = stored(HELD_OUT, 2).paths(range(HELD_OUT))
     noise = torch.randn(SAMPLES, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    samples, end = to_uint8(made(name, model, noise)), made(name, model, truth[0] / SIGMA_MAX)
+    samples, end = to_uint8(made(model, noise)), made(model, truth[0] / SIGMA_MAX)
     judged = evaluation.evaluate(samples, data, judge(data))
     found = {
         "method": name,
@@ -145,9 +142,8 @@ def row(name: str, seed: int, data: str) -> tuple[dict, torch.Tensor]:
         "recall": judged["recall"],
         "end": (end - truth[-1]).square().mean().item(),
         "spike": spike(losses),
-        "evaluations": STEPS[name] * 2 - 1 if name.startswith("EDM") else STEPS.get(name, 1),
-        "cost": None if name in STEPS else cost(name),
-        "trained_on": 0 if name in STEPS else images(name),
+        "cost": cost(name),
+        "trained_on": images(name),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     return found, samples[:SHOWN]
@@ -163,7 +159,6 @@ def main() -> None:
     old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
     done = {r["method"] for r in old}
     wanted = [name for name in NAMES if name.startswith(options.only) and name not in done]
-    wanted.sort(key=lambda name: name in STEPS)  # students first
     shown = read_tensors(PICTURES)[0] if PICTURES.is_file() else {}
     about = {
         "what": __doc__.split("\n\n")[2].replace("\n", " "),

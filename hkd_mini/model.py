@@ -203,4 +203,5 @@ def load(name: str | os.PathLike) -> nn.Module:
     for model in MODELS:
         if model.__name__ == kind:
             return model.from_folder(folder)
-    raise ValueError(f"{folder}: holds a {kind!r}, wanted one of {', '.join(m.__name__ for m in MODELS)}")
+    known = ", ".join(m.__name__ for m in MODELS)
+    raise ValueError(f"{folder}: holds a {kind!r}, wanted one of {known}; others load by their class's from_folder")

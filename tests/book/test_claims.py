@@ -105,6 +105,17 @@ def test_the_classifier_again(cifar):
     )  # 2,000 of 10,000
 
 
+def test_the_comparisons_are_those_of_their_files():
+    read = lambda name: json.loads((data_folder() / "side-by-side" / f"{name}.json").read_text(encoding="utf-8"))
+    toy, mini = read("toy2d"), read("cifar10-mini")
+    cost = lambda row: (row["budget"], row["width"])
+    for name in ("HKD", "KD", "DMD"):
+        sw = [r["sw"] for r in toy["rows"] if r["method"] == name and cost(r) == cost(toy)]
+        assert len(sw) == 3 and CLAIMS[f"beside-toy-{name.lower()}"]["value"] == pytest.approx(sum(sw) / 3, abs=1e-5)
+    found = sorted(claim["value"] for name, claim in CLAIMS.items() if name.startswith("beside-cifar"))
+    assert found == sorted(r["frechet"] for r in mini["rows"])
+
+
 def test_what_the_bundle_promises():
     value = {name: claim["value"] for name, claim in CLAIMS.items()}
     assert value["frechet-ratio"] <= 1.15

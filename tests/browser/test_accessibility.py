@@ -13,7 +13,7 @@ import subprocess
 import pytest
 from rendered import HTML, LIVE_MODEL, ROOT, needs_the_book
 
-PAGES = ("index", "13-reading-the-spectrum", "14-editing", "15-generator-in-your-page")
+PAGES = ("index", "13-reading-the-spectrum", "14-editing", "15-generator-in-your-page", "17-side-by-side")
 
 pytestmark = needs_the_book
 
