@@ -15,11 +15,13 @@ export function mount(root, data) {
   let centre = data.centre, radius = data.radius;
   const left = axes(panels, { x: [-2.8, 2.8], y: [-2.8, 2.8], equal: true, title: "Drag the ring", alt: "Plane of unit noise with a ring to drag." });
   for (const hue of hues) left.dots(of(noise, hue), { color: hue, r: 2.4, opacity: 0.55 });
+  left.svg.style.flex = "1 1 12rem"; // three in a row where there is room
   const caught = left.dots([], { color: "#22303c", r: 3.2 }), ring = left.line([], { color: COLORS[1], width: 2.5 });
   const boards = picked.map((_, side) => {
     const plot = axes(panels, { x: [-1.15, 1.15], y: [-1.15, 1.15], equal: true, alt: `Where the ${side ? "second" : "first"} method sends the noises.` });
     const clouds = hues.map((hue) => plot.dots([], { color: hue, r: 2.4, opacity: 0.35 }));
     const title = plot.text(-1.15, 1.2, "", { "font-weight": 700, "font-size": 15 });
+    plot.svg.style.flex = "1 1 12rem";
     return { clouds, title, chosen: plot.dots([], { color: "#22303c", r: 3.4 }) };
   });
 
