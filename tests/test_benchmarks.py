@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -111,6 +112,13 @@ def test_side_by_side_on_pictures_spends_the_same_on_every_method(beside, monkey
 
     module, rng = script("side_by_side_cifar"), torch.Generator().manual_seed(0)
     assert module.BUDGET == 353_280
+    kdm, x = module.KDM(module.KDM_PRESETS[module.PRESET]), torch.zeros(1, 3, 32, 32)
+    passes = []
+    for run in (lambda: kdm.encode(x), lambda: module.hkd_mini.load(module.TEACHER)(x, 1.0)):
+        with FlopCounterMode(display=False) as count:
+            run()
+        passes.append(count.get_total_flops())
+    assert passes[0] / passes[1] == pytest.approx(module.KDM_PASS, abs=1e-3)
     for name in module.NAMES:
         spent = module.images(name) * module.cost(name) + module.PATHS * 35 * module.needs_paths(name)
         assert 0 <= module.BUDGET - spent < 20, name

@@ -58,10 +58,12 @@ def live(draw: Callable, **controls: widgets.Widget) -> widgets.VBox:
 def in_page(module: str, alt: str, **data) -> HTML:
     """assets/live/MODULE.mjs at work in the output: its `mount(element, data)` with `data` as JSON.
 
-    Modules may import from "./stage.mjs" and export functions; both become part of one inline script. `alt` says what
-    can be seen and moved. Round numbers in `data`: the output is compared when the notebook is tested.
+    Modules may import from "./stage.mjs" and others beside it, and export functions; all become one inline script.
+    `alt` says what can be seen and moved. Round numbers in `data`: the output is compared when the notebook is tested.
     """
-    sources = [(LIVE / name).read_text(encoding="utf-8") for name in ("stage.mjs", f"{module}.mjs")]
+    own = (LIVE / f"{module}.mjs").read_text(encoding="utf-8")
+    shared = sorted(set(re.findall(r'from "\./(\w+\.mjs)"', own)) | {"stage.mjs"})
+    sources = [*((LIVE / name).read_text(encoding="utf-8") for name in shared), own]
     script = "\n".join(re.sub(r"^import .*?;\n", "", source, flags=re.M | re.S) for source in sources)
     script = re.sub(r"^\s*//.*\n", "", re.sub(r"^export ", "", script, flags=re.M), flags=re.M)
     mount = f'mount(document.getElementById("live-{module}"), {json.dumps(data, separators=(",", ":"))});'

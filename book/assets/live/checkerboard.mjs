@@ -1,41 +1,11 @@
 // One step on a checkerboard: two small models and their teacher, at work in the page.
 // A noise can be dragged. Its true path is integrated here, by Heun's method with the exact denoiser of the board's
 // points; the model's is encoded once and moved by e^{A dt}. The slider moves a whole cloud of such states.
+import { network, twelve } from "./points.mjs";
 import { axes, choice, COLORS, layout, slider } from "./stage.mjs";
 
 /** Signed 16-bit numbers from base64. */
 const numbers = (text) => new Int16Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);
-
-/** Numbers of 12 bits, two in three bytes, -2047 to 2047: what a weight needs, relative to its layer's largest. */
-function twelve(text) {
-  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0)), out = new Int16Array((bytes.length / 3) * 2);
-  for (let i = 0, k = 0; i < bytes.length; i += 3) {
-    out[k++] = ((bytes[i] << 4) | (bytes[i + 1] >> 4)) - 2048;
-    out[k++] = (((bytes[i + 1] & 15) << 8) | bytes[i + 2]) - 2048;
-  }
-  return out;
-}
-const silu = (v) => v / (1 + Math.exp(-v));
-
-/** A layer: { rows, w, b }, w as Float32Array in rows; out = W h + b. */
-function linear({ rows, w, b }, h) {
-  const n = h.length;
-  return Float32Array.from({ length: rows }, (_, i) => {
-    let sum = b[i];
-    for (let j = 0; j < n; j++) sum += w[i * n + j] * h[j];
-    return sum;
-  });
-}
-
-/** The residual network: h += W silu(h + shift), the shift being what the noise level says. */
-function network(net, x) {
-  let h = linear(net.first, x);
-  net.layers.forEach((layer, k) => {
-    const out = linear(layer, h.map((v, i) => silu(v + net.shifts[k][i])));
-    h = h.map((v, i) => v + out[i]);
-  });
-  return linear(net.last, h.map(silu));
-}
 
 /** w' = e^{(alpha - i beta) dt} w for every pair. */
 function evolve({ alpha, beta }, z, dt) {
