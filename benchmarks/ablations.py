@@ -99,7 +99,7 @@ def stored(n: int, seed: int) -> Trajectories:
     """n paths of the bundled small teacher, TIMES points each, kept in runs/."""
     folder = CACHE / f"paths-{n}-{seed}"
     teacher = hkd_mini.load(TEACHER)
-    for _ in make(teacher, teacher.config.shape, n, folder, times=TIMES, seed=seed, resume=True, autocast=True):
+    for _ in make(teacher, teacher.config.shape, n, folder, times=TIMES, seed=seed, resume=True, precision="auto"):
         pass
     return Trajectories(folder)
 
@@ -150,7 +150,7 @@ def trained(row: Row, paths: Trajectories) -> HKD:
 
 def teacher_frechet() -> float:
     """What no row can be expected to beat: the teacher's own samples, 35 evaluations each."""
-    samples = evaluation.draw(hkd_mini.load(TEACHER), SAMPLES, seed=0, autocast=True)
+    samples = evaluation.draw(hkd_mini.load(TEACHER), SAMPLES, seed=0, precision="auto")
     return evaluation.evaluate(samples)["frechet"]
 
 

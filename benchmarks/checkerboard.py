@@ -40,7 +40,15 @@ LONG = 12_000  # iterations of the two models that chapter 7 looks at
 KEPT = {"paper": "paper", "path+linear+infinitesimal": "moving"}  # objective and folder; seed 0
 NETWORK = MLPConfig(width=80)
 RECIPE = TrainConfig(
-    images=384_000, batch=128, times=3, lr=1e-3, decay=0.5, checkpoint=10**9, perceptual="none", ema_halflife=25_000
+    images=384_000,
+    batch=128,
+    times=3,
+    lr=1e-3,
+    decay=0.5,
+    checkpoint=10**9,
+    perceptual="none",
+    ema_halflife=25_000,
+    precision="fp32",
 )
 
 

@@ -25,6 +25,7 @@ import hkd_mini
 from hkd_mini import evaluation, metrics
 from hkd_mini.data import load_cifar10, to_unit
 from hkd_mini.losses import unit_contrast
+from hkd_mini.precision import choose
 from hkd_mini.schedule import SIGMA_MIN
 from hkd_mini.trajectories import Trajectories
 from hkd_mini.weights import data_folder
@@ -70,7 +71,7 @@ def held_out(name: str) -> dict[str, float]:
 def class_rate(model) -> float:
     """Share of 1,000 samples, 100 a class, in which the bundled classifier finds the class that was asked for."""
     classifier, asked = hkd_mini.load("features-cifar10"), torch.arange(1000) % 10
-    x = evaluation.draw(model, 1000, SEED, labels=asked, autocast=True)
+    x = evaluation.draw(model, 1000, SEED, labels=asked, precision="auto")
     with torch.no_grad():
         return float((classifier(to_unit(x)).argmax(1) == asked).float().mean())
 
@@ -78,7 +79,7 @@ def class_rate(model) -> float:
 def evaluated(name: str, steps: int = 18, n: int = SAMPLES, pictures: bool = True) -> tuple[dict, str]:
     """What `hkd-mini evaluate` says in its last line, and the command; without `pictures` no precision and recall."""
     further = "" if steps == 18 else f" --steps {steps}"
-    command = f"hkd-mini evaluate --weights {name} --n {n} --seed {SEED} --precision bf16 --compile{further}"
+    command = f"hkd-mini evaluate --weights {name} --n {n} --seed {SEED} --compile{further}"
     print(command, flush=True)
     words = [*command.split()[1:], *(["--data", OPTIONS.data] if pictures else [])]
     run = subprocess.run([sys.executable, "-m", "hkd_mini", *words], capture_output=True, text=True, check=True)
@@ -223,7 +224,7 @@ def claim(name: str, what: str, value: float, tolerance: float, command: str, *a
         "tolerance": tolerance,
         "command": command,
         "seed": SEED,
-        "device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
+        "device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), {choose()}",
         "date": str(datetime.date.today()),
         "weights": {f"{n}/model.safetensors": sha256(data_folder() / n / "model.safetensors") for n in about},
     }

@@ -36,7 +36,15 @@ from hkd_mini.weights import data_folder, read_tensors, write_atomic
 RESULTS = data_folder() / "checkerboard" / "kdm.json"
 HALF = 3**0.5 / 2  # half the side of the board, whose deviation is 1/2
 RECIPE = TrainConfig(
-    images=1_536_000, batch=128, lr=1e-3, warmup=0, decay=0.5, checkpoint=10**9, perceptual="none", ema_halflife=25_000
+    images=1_536_000,
+    batch=128,
+    lr=1e-3,
+    warmup=0,
+    decay=0.5,
+    checkpoint=10**9,
+    perceptual="none",
+    ema_halflife=25_000,
+    precision="fp32",
 )
 
 

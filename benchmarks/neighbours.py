@@ -27,6 +27,7 @@ from torch import Tensor
 import hkd_mini
 from hkd_mini import evaluation, metrics
 from hkd_mini.data import load_cifar10, to_uint8, to_unit
+from hkd_mini.precision import choose, computing
 from hkd_mini.weights import data_folder, write_atomic
 
 OUT = data_folder() / "neighbours.json"
@@ -61,7 +62,7 @@ def sets(data: str) -> dict[str, tuple[str, Tensor]]:
     """Name, words and pictures (N, 3, 32, 32) of all that look for neighbours."""
     seen, rng = load_cifar10("train", data).x, torch.Generator().manual_seed(SEED)
     some = seen[torch.randperm(len(seen), generator=rng)[:N]]
-    samples = evaluation.draw(hkd_mini.load(HKD), N, SEED, autocast=True)
+    samples = evaluation.draw(hkd_mini.load(HKD), N, SEED, precision="auto")
     return {
         "samples": (f"one-step samples of {HKD}", samples),
         "test": ("test pictures", load_cifar10("test", data).x[:N]),
@@ -77,7 +78,7 @@ def views() -> dict:
 
     @torch.no_grad()
     def features(x):
-        with torch.autocast("cpu", torch.bfloat16):
+        with computing(choose("auto"), "cpu"):
             return torch.cat([classifier.embed(to_unit(part)).float() for part in x.split(500)])
 
     return {"pixels": lambda x: to_unit(x).flatten(1), "features": features}

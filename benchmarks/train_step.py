@@ -4,7 +4,7 @@
 
 Two runs of the training loop (`loop.Run`) take turns on this machine: EDM's loss on a batch of pictures, and HKD's on
 half as many paths with two points of each, so that both send the same number of pictures through the same network and
-back. Both include what the loop does: bfloat16 autocast, channels-last memory, compilation, the clipped gradient, Adam
+back. Both include what the loop does: bfloat16 where it is native, channels-last memory, compilation, the clipped gradient, Adam
 and the moving average. What HKD has more is its loss and the evolution of its states. The distance is the mean square
 alone; what the bundled feature network adds is printed on a line of its own and is not in the ratio, since a teacher
 has no such thing.
@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hkd_mini.loop import Run, TrainConfig, generator
 from hkd_mini.losses import Distance, hkd_loss
 from hkd_mini.model import HKD, PRESETS
+from hkd_mini.precision import choose
 from hkd_mini.schedule import SIGMA_MAX, SIGMA_MIN, lognormal_sigmas
 from hkd_mini.teacher import Denoiser, edm_loss
 
@@ -107,8 +108,8 @@ def main(arguments=None):
     batch, turns = args.batch or (2 if args.quick else 512 if gpu else 32), args.turns or (3 if args.quick else 31)
     if not gpu:
         torch.set_num_threads(1)
-    config = TrainConfig(batch=batch, precision="bf16", compile=not args.quick, images=10**9, warmup=0, lr=1e-4)
-    preset = PRESETS[name]
+    config = TrainConfig(batch=batch, compile=not args.quick, images=10**9, warmup=0, lr=1e-4)
+    preset, precision = PRESETS[name], choose(config.precision, "cuda" if gpu else "cpu")
     runs = {"EDM": plain(preset.network, config), "HKD": distilled(preset, config)}
     small = preset.network.shape[-1] == 32
     if small:
@@ -125,7 +126,9 @@ def main(arguments=None):
     where = torch.cuda.get_device_name() if gpu else "CPU, 1 thread, processor time"
     size = sum(p.numel() for p in runs["EDM"][0].model.parameters()) / 1e6
     made = "compiled" if config.compile else "not compiled"
-    print(f"{name}, {size:.1f} M parameters, {batch} pictures a step, bf16, {made}; {where}, torch {torch.__version__}")
+    print(
+        f"{name}, {size:.1f} M parameters, {batch} pictures a step, {precision}, {made}; {where}, torch {torch.__version__}"
+    )
     for which, found in step.items():
         rate = f", {batch / found:8.0f} images/s" if gpu else ""
         print(f"{which:18} {1e3 * found / batch:8.3f} ms per evaluated picture{rate}   (median of {turns} turns)")

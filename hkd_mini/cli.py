@@ -8,6 +8,7 @@ Ctrl-C or SIGTERM and go on with --resume; on several GPUs start them as `accele
 
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import sys
@@ -26,6 +27,7 @@ from . import trajectories as stored
 from .classifier import Classifier
 from .loop import Step, TrainConfig, compile_parts
 from .model import HKD, PRESETS, HKDConfig, load
+from .precision import checked, choose, log
 from .teacher import Denoiser
 from .train import FEATURES, RECIPES, train, train_classifier, train_teacher
 
@@ -48,13 +50,15 @@ class Changes:
     lr: float | None = None
     """Peak learning rate."""
     precision: str | None = None
-    """fp32 or bf16."""
+    """auto (bf16 where the device computes it natively, else fp32), bf16, tf32 (CUDA) or fp32."""
     compile: bool | None = None
     """Compile the networks first (a minute, then up to 1.4 times faster)."""
     checkpoint: int | None = None
     """Steps between checkpoints."""
     seed: int | None = None
     """Seed of data order, noise and initial weights."""
+    drop_labels: float | None = None
+    """Teacher: share of classes withheld, so that one network is conditional and not."""
     times: int | None = None
     """Distillation: points of each path a step (s)."""
     rate_A: float | None = None
@@ -164,13 +168,14 @@ def follow(steps: Iterator[Step], config: TrainConfig, out: str) -> Step | None:
 def finish(model: nn.Module, steps: Iterator[Step], config: TrainConfig, out: str) -> None:
     """Train, then write the averaged weights and how they were made beside the checkpoint."""
     began = time.monotonic()
-    follow(steps, config, out)
+    last = follow(steps, config, out)
     if not first_process():
         return
     model.cpu().save_pretrained(out)
     made = {
         "config": dataclasses.asdict(config),
         "device": device(),
+        "precision": last.precision if last else choose(config.precision, device()),
         "seconds": round(time.monotonic() - began),
         "torch": torch.__version__,
     }
@@ -243,7 +248,7 @@ def cmd_trajectories(
     steps: int = 18,
     batch: int = 128,
     seed: int = 0,
-    precision: str = "bf16",
+    precision: str = "auto",
     compile: bool = False,
     resume: bool = False,
 ) -> None:
@@ -257,13 +262,14 @@ def cmd_trajectories(
         steps: Heun steps (2 steps - 1 evaluations).
         batch: paths integrated at once.
         seed: seed of the noise.
-        precision: fp32 or bf16, of the network; the path itself is summed in float32.
+        precision: auto (bf16 where the device computes it natively, else fp32), bf16, tf32 or fp32, of the network;
+        the path itself is summed in float32. Resumed, auto is what the run began with.
         compile: compile the network first (a minute, then up to 1.7 times faster).
         resume: keep the whole shards in --out and make the missing ones.
     """
     from tqdm import tqdm
 
-    autocast, state = half(precision), processes()  # before anything moves: it gives each process its GPU
+    precision, state = checked(precision), processes()  # before anything moves: it gives each process its GPU
     denoiser, where = loaded(teacher, Denoiser, compile=compile), device()
     config = denoiser.config
     make = stored.make(
@@ -278,7 +284,7 @@ def cmd_trajectories(
         labels=config.labels,
         resume=resume,
         device=where,
-        autocast=autocast,
+        precision=precision,
         share=(state.process_index, state.num_processes),
     )
     state.wait_for_everyone()  # all have seen the folder as it was
@@ -340,15 +346,8 @@ def loaded(name: str, *kinds: type, compile: bool = False) -> nn.Module:
     return model.to(device(), memory_format=torch.channels_last if compile else torch.preserve_format)
 
 
-def half(precision: str) -> bool:
-    """Whether networks run in bf16. ValueError for a precision that is neither that nor fp32."""
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision {precision!r}: fp32 or bf16")
-    return precision == "bf16"
-
-
 def cmd_sample(
-    weights: str, n: int, out: str, seed: int = 0, steps: int = 18, precision: str = "fp32", compile: bool = False
+    weights: str, n: int, out: str, seed: int = 0, steps: int = 18, precision: str = "auto", compile: bool = False
 ) -> None:
     """Draw samples into a .npy file: uint8 (N, 32, 32, 3) for pictures, float32 (N, 2) for points.
 
@@ -358,12 +357,13 @@ def cmd_sample(
         out: file to write, ending in .npy.
         seed: seed of the noise.
         steps: Heun steps of a teacher (2 steps - 1 evaluations); an HKD takes one evaluation.
-        precision: fp32 or bf16. compile: compile the network first.
+        precision: auto (bf16 where the device computes it natively, else fp32), bf16, tf32 or fp32.
+        compile: compile the network first.
     """
     if n < 1 or not out.endswith(".npy"):
         raise ValueError(f"n = {n}, out = {out}: wanted at least one sample and a file that ends in .npy")
     pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
-    x = evaluation.draw(loaded(weights, HKD, Denoiser, compile=compile), n, seed, steps, autocast=half(precision))
+    x = evaluation.draw(loaded(weights, HKD, Denoiser, compile=compile), n, seed, steps, precision=precision)
     np.save(out, (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).contiguous().numpy())
     print(out)
 
@@ -377,7 +377,7 @@ def cmd_evaluate(
     steps: int = 18,
     features: str = "cifar",
     real: int | None = None,
-    precision: str = "fp32",
+    precision: str = "auto",
     compile: bool = False,
 ) -> None:
     """Frechet distance, precision and recall of samples; the last line is one JSON object.
@@ -388,19 +388,23 @@ def cmd_evaluate(
         draw. seed: seed of the noise. steps: Heun steps of a teacher. features: cifar (the bundled classifier), a
         folder made by `hkd-mini features`, or inception (downloads its weights once). real: compare with the first so
         many of the training pictures in --data only; default all.
-        precision: fp32 or bf16, of the network that draws. compile: compile it first.
+        precision: auto, bf16, tf32 or fp32, of the network that draws. compile: compile it first.
     """
     if (samples is None) == (weights is None):
         raise ValueError("give either --samples FILE.npy or --weights NAME_OR_DIR")
-    began = time.monotonic()
+    began, precision = time.monotonic(), choose(precision, device())
     if samples is None:
         model = loaded(weights, HKD, Denoiser, compile=compile)
-        fake = evaluation.draw(model, n, seed, steps, autocast=half(precision))
+        fake = evaluation.draw(model, n, seed, steps, precision=precision)
     else:
         fake = evaluation.read_samples(samples)
     result = evaluation.evaluate(fake, data, features, device(), real)
     print(
-        json.dumps(result | {"source": weights or samples, "seed": seed, "seconds": round(time.monotonic() - began, 1)})
+        json.dumps(
+            result
+            | {"source": weights or samples, "seed": seed, "precision": precision}
+            | {"seconds": round(time.monotonic() - began, 1)}
+        )
     )
 
 
@@ -409,6 +413,8 @@ COMMANDS = {name[4:]: function for name, function in globals().items() if name.s
 
 def main(args: list[str] | None = None) -> None:
     """Run one command; what the user can mend ends in one line on standard error and exit status 2."""
+    logging.basicConfig(format="hkd-mini: %(message)s")
+    log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     try:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="hkd-mini", description=__doc__.split("\n\n")[1], args=args)
     except USER_ERRORS as error:

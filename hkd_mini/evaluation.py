@@ -19,6 +19,7 @@ from . import metrics
 from .classifier import Classifier
 from .data import load_cifar10, to_uint8
 from .model import HKD
+from .precision import choose, computing
 from .schedule import karras_sigmas
 from .teacher import Denoiser, heun
 from .weights import data_folder, resolve
@@ -36,23 +37,24 @@ def draw(
     steps: int = 18,
     batch: int = 250,
     labels: Tensor | None = None,
-    autocast: bool = False,
+    precision: str = "fp32",
 ) -> Tensor:
     """n samples of an HKD (one evaluation each) or a teacher (2 steps - 1), uint8 (n, 3, h, w) or float32 (n, dim).
 
     Noise, and classes where the model has them and none are given, come from a generator seeded with `seed`, whatever
-    the batch. With `autocast` the network runs in bf16. Raises ValueError for n or batch below 1.
+    the batch. `precision` as in `precision.choose`. Raises ValueError for n or batch below 1.
     """
     if n < 1 or batch < 1:
         raise ValueError(f"n = {n} samples, {batch} at once: at least 1 of each")
     network = model.config.network if isinstance(model, HKD) else model.config
     where, rng, out = next(model.parameters()).device, torch.Generator().manual_seed(seed), []
     noise, levels = torch.randn(n, *network.shape, generator=rng), karras_sigmas(steps)
+    precision = choose(precision, where)
     if labels is None and network.labels:
         labels = torch.randint(network.labels, (n,), generator=rng)
     for i in range(0, n, batch):
         some, label = noise[i : i + batch].to(where), None if labels is None else labels[i : i + batch].to(where)
-        with torch.autocast(where.type, torch.bfloat16, enabled=autocast):
+        with computing(precision, where):
             if isinstance(model, HKD):
                 x = model.sample(some, label)
             else:

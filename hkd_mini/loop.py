@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from . import networks
 from .koopman import KoopmanGenerator
+from .precision import checked, choose, computing, float32_products, log
 from .weights import read_tensors, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -37,7 +39,8 @@ class TrainConfig:
     the run over which the learning rate falls to zero (0: constant, as the HKD paper has it); `checkpoint` counts
     steps; `clip` is the largest gradient norm (0: none). `times` (HKD) is s: T and s - 1 uniform times per path;
     `consistency=False` keeps T alone. `rate_A` is A's learning rate over that of the rest: a generator starts at 0 and
-    has to reach rates of 10. `path`, `linear` and `infinitesimal` weigh terms that the paper does not have, `follow`
+    has to reach rates of 10. `drop_labels` (teachers) is the share of classes withheld, so that one network is conditional
+    and not. `path`, `linear` and `infinitesimal` weigh terms that the paper does not have, `follow`
     says who gives way in them, `onward` asks for points nearer the picture alone (`losses.Weights`)."""
 
     images: int = 100_000
@@ -49,13 +52,14 @@ class TrainConfig:
     ema_halflife: int = 50_000
     weight_decay: float = 0.0  # the paper's 0.95 cannot be meant: coupled to Adam it collapses the model
     clip: float = 1.0
-    precision: str = "fp32"  # or "bf16": autocast, weights and moments stay float32
+    precision: str = "auto"  # bf16 where the device has it natively, else fp32 (`precision.choose`)
     compile: bool = False
     checkpoint: int = 500
     seed: int = 0
     times: int = 5
     consistency: bool = True
     perceptual: str = "cifar"  # cifar (bundled), a classifier's folder, alex, vgg, squeeze (LPIPS), none
+    drop_labels: float = 0.0
     path: float = 0.0
     linear: float = 0.0
     infinitesimal: float = 0.0
@@ -63,12 +67,13 @@ class TrainConfig:
     onward: bool = False
 
     def __post_init__(self):
-        least = dict(images=1, batch=1, checkpoint=1, times=1, rate_A=0, path=0, linear=0, infinitesimal=0)
+        least = dict(
+            images=1, batch=1, checkpoint=1, times=1, rate_A=0, drop_labels=0, path=0, linear=0, infinitesimal=0
+        )
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise ValueError(f"{name} = {getattr(self, name)}: at least {bound}")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision = {self.precision!r}: fp32 or bf16")
+        checked(self.precision)
 
     @property
     def steps(self) -> int:
@@ -89,7 +94,8 @@ class TrainConfig:
 
 class Step(NamedTuple):
     """What one step reports: its number (from 1), images seen, loss and its parts, learning rate, gradient norm before
-    clipping, seconds since the loop began (or resumed), and whether a stop signal ended the run here."""
+    clipping, seconds since the loop began (or resumed), whether a stop signal ended the run here, and the precision
+    that it was computed in."""
 
     step: int
     images: int
@@ -99,6 +105,7 @@ class Step(NamedTuple):
     grad_norm: float
     seconds: float
     stopped: bool
+    precision: str
 
 
 class Objective(nn.Module):
@@ -156,8 +163,9 @@ def fit(
             stopped = run.agree(stop.is_set())
             if stopped or (step + 1) % config.checkpoint == 0 or step + 1 == config.steps:
                 run.save(step + 1)
-            value, seconds = terms.pop("loss"), time.monotonic() - began
-            yield Step(step + 1, (step + 1) * config.batch, value, terms, config.lr_at(step), norm, seconds, stopped)
+            value, seconds, images = terms.pop("loss"), time.monotonic() - began, (step + 1) * config.batch
+            lr, precision = config.lr_at(step), run.precision
+            yield Step(step + 1, images, value, terms, lr, norm, seconds, stopped, precision)
             if stopped:
                 break
     model.load_state_dict(run.ema.state_dict())
@@ -183,16 +191,22 @@ class Run:
             compile_parts(model)
         self.objective, self.optimizer = self.accelerator.prepare(Objective(model, loss), self.adam)
 
+    @cached_property
+    def precision(self) -> str:
+        """What this run computes in: decided when first asked for, unless a checkpoint has said it before."""
+        return choose(self.config.precision, self.accelerator.device)
+
     def step(self, step: int, batch: dict[str, Tensor]) -> tuple[dict[str, float], float]:
         """One optimiser step on this process's share of the global batch; the loss terms and the gradient's norm."""
         config, rank, world = self.config, self.accelerator.process_index, self.accelerator.num_processes
         share = {k: v[rank::world].to(self.accelerator.device, non_blocking=True) for k, v in batch.items()}
         for group in self.adam.param_groups:
             group["lr"] = config.lr_at(step) * group["scale"]
-        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            terms = self.objective(share, step / config.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(terms["loss"])
+        with float32_products(self.precision, self.accelerator.device):
+            with computing(self.precision, self.accelerator.device):
+                terms = self.objective(share, step / config.steps)
+            self.accelerator.backward(terms["loss"])
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip or float("inf"))
         found = torch.stack([*(v.detach().float() for v in terms.values()), norm])
         *values, norm = self.accelerator.reduce(found, "mean").tolist()  # one wait for a GPU, not one a term
@@ -225,7 +239,9 @@ class Run:
         for i, state in self.adam.state_dict()["state"].items():
             tensors |= {f"adam.{i}.{k}": v for k, v in state.items()}
         tensors["rng"] = torch.get_rng_state()
-        meta = {"step": str(step), "config": json.dumps(dataclasses.asdict(self.config))}
+        if self.accelerator.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
+        meta = {"step": str(step), "config": json.dumps(dataclasses.asdict(self.config)), "precision": self.precision}
         write_tensors(pathlib.Path(self.out) / CHECKPOINT, tensors, meta)
 
     def load(self) -> int:
@@ -237,6 +253,8 @@ class Run:
         if not {"step", "config"} <= set(meta):
             raise ValueError(f"{path}: not a checkpoint of this program; use a new folder")
         saved, mine = json.loads(meta["config"]), dataclasses.asdict(self.config)
+        self._keep_precision(meta.get("precision") or saved["precision"], path)
+        saved["precision"] = mine["precision"]  # which may change: `_keep_precision` says so
         if saved != mine:
             other = ", ".join(f"{k}: {saved.get(k)} there, {mine[k]} here" for k in mine if saved.get(k) != mine[k])
             raise ValueError(f"{path} is of another configuration ({other}); resume with that one, or use a new folder")
@@ -254,7 +272,16 @@ class Run:
             state["state"].setdefault(int(i), {})[name] = value
         self.adam.load_state_dict(state)
         torch.set_rng_state(tensors["rng"])
+        if "rng.cuda" in tensors and self.accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["rng.cuda"], self.accelerator.device)
         return int(meta["step"])
+
+    def _keep_precision(self, began: str, path: pathlib.Path) -> None:
+        """Go on in the precision that a checkpoint's run began with, unless another one was asked for by name."""
+        if self.config.precision == "auto":
+            self.precision = choose(began, self.accelerator.device)
+        elif self.precision != began:
+            log.warning("%s was computed in %s, from here on it is %s", path, began, self.precision)
 
 
 @contextlib.contextmanager

@@ -81,19 +81,19 @@ class Denoiser(nn.Module, Saved):
 
 
 def one_hot(labels: Tensor | None, classes: int) -> Tensor | None:
-    """Class indices as one-hot floats; None for None or for a network without classes.
+    """Class indices as one-hot floats, -1 (no class) as zeros; None for None or for a network without classes.
 
-    Raises ValueError for labels given to an unconditional network, or outside 0..classes - 1.
+    Raises ValueError for labels given to an unconditional network, or outside -1..classes - 1.
     """
     if labels is None:
         return None
     if not classes:
         raise ValueError("labels were given, but this network has no classes (labels = 0 in its config)")
-    if labels.min() < 0 or labels.max() >= classes:
+    if labels.min() < -1 or labels.max() >= classes:
         raise ValueError(
             f"labels from {int(labels.min())} to {int(labels.max())}: this network knows 0 to {classes - 1}"
         )
-    return F.one_hot(labels.long(), classes).float()
+    return F.one_hot(labels.long() + 1, classes + 1)[:, 1:].float()
 
 
 def edm_loss(denoiser: Denoise, x0: Tensor, sigma: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -21,12 +21,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from .loop import generator
+from .precision import choose, computing
 from .schedule import karras_sigmas
 from .teacher import Denoise, heun
 from .weights import check, write_tensors
 
 SHARD = 512  # paths a file
-NAME = "shard-{:05d}.safetensors"
+NAME, ANY_SHARD = "shard-{:05d}.safetensors", "shard-*.safetensors"
 
 
 def kept_levels(n: int, times: int) -> list[int]:
@@ -65,29 +66,31 @@ def make(
     labels: int = 0,
     resume: bool = False,
     device: str = "cpu",
-    autocast: bool = False,
+    precision: str = "fp32",
     share: tuple[int, int] = (0, 1),
     sampler: Callable = heun,
 ) -> Iterator[int]:
     """Integrate n paths and write them below `out`: an iterator of the number of paths done, after every batch.
 
     shape of one x; `times` points kept of the steps + 1; `labels` > 0 draws a class for each path; `share` = (rank,
-    world) makes only every world-th shard. With `resume`, whole shards are left alone. What is there already is looked
-    at when this is called, before the iterator moves: processes that share the work can wait for one another in
-    between. Raises FileExistsError for shards there without `resume`, ValueError when they are of another run, or for n
+    world) makes only every world-th shard. With `resume`, whole shards are left alone, and "auto" means the precision
+    that they were made in. What is there already is looked at when this is called, before the iterator moves: processes
+    that share the work can wait for one another in between. Raises FileExistsError for shards there without `resume`, ValueError when they are of another run, or for n
     or batch below 1.
     """
     if n < 1 or batch < 1:
         raise ValueError(f"n = {n} paths, {batch} at once: at least 1 of each")
     out, sigmas = pathlib.Path(out), karras_sigmas(steps)
     keep = kept_levels(steps, times)
+    began = sorted(out.glob(ANY_SHARD)) if resume and precision == "auto" else []
+    precision = choose(_header(began[0], verify=False)[0].get("precision", "auto") if began else precision, device)
     header = {"sigmas": sigmas[keep].tolist(), "seed": seed, "shape": list(shape), "steps": steps, "labels": labels,
-              "precision": "bf16" if autocast else "fp32", "teacher": fingerprint(denoiser)}  # fmt: skip
+              "precision": precision, "teacher": fingerprint(denoiser)}  # fmt: skip
     whole = _existing(out, header, n, resume)
 
     def integrate(noise: Tensor, classes: Tensor | None) -> Tensor:
         x_T = (noise * sigmas[0]).half().float().to(device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
+        with computing(precision, device):
             path = sampler(denoiser, x_T, sigmas, None if classes is None else classes.to(device))
         return path.x[keep].half().cpu().transpose(0, 1)
 
@@ -113,7 +116,7 @@ def make(
 
 def _existing(out: pathlib.Path, header: dict, n: int, resume: bool) -> set[int]:
     """The shards in `out` that are whole and of this run; one cut short by a smaller n is made again."""
-    paths, whole = sorted(out.glob("shard-*.safetensors")), set()
+    paths, whole = sorted(out.glob(ANY_SHARD)), set()
     if paths and not resume:
         raise FileExistsError(f"{out} already holds {len(paths)} shards: --resume to continue, or another folder")
     for path in paths:
@@ -151,7 +154,7 @@ class Trajectories:
     """
 
     def __init__(self, folder: str | os.PathLike, verify: bool = True):
-        paths = sorted(pathlib.Path(folder).glob("shard-*.safetensors"))
+        paths = sorted(pathlib.Path(folder).glob(ANY_SHARD))
         if not paths:
             raise FileNotFoundError(f"{folder}: no shard-*.safetensors there; make them with `hkd-mini trajectories`")
         headers = [_header(path, verify) for path in paths]

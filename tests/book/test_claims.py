@@ -53,7 +53,7 @@ def test_the_ratio_is_that_of_its_parts():
 
 def test_frechet_distance_of_one_step_again():
     model, claim = hkd_mini.load("hkd-cifar10"), CLAIMS["frechet-hkd"]
-    found = evaluation.evaluate(evaluation.draw(model, 10_000, claim["seed"], autocast=True))
+    found = evaluation.evaluate(evaluation.draw(model, 10_000, claim["seed"], precision="auto"))
     assert found["frechet"] == pytest.approx(claim["value"], abs=claim["tolerance"])
 
 
@@ -86,7 +86,7 @@ def test_errors_and_residuals_on_held_out_paths_again(name, paths, prefix):
 def test_the_asked_class_again():
     model, classifier = hkd_mini.load("hkd-cifar10-cond"), hkd_mini.load("features-cifar10")
     asked = torch.arange(1000) % 10
-    x = evaluation.draw(model, 1000, 0, labels=asked, autocast=True)
+    x = evaluation.draw(model, 1000, 0, labels=asked, precision="auto")
     with torch.no_grad():
         rate = float((classifier(to_unit(x)).argmax(1) == asked).float().mean())
     assert rate == pytest.approx(CLAIMS["cond-hkd-rate"]["value"], abs=CLAIMS["cond-hkd-rate"]["tolerance"])

@@ -16,7 +16,7 @@ MODULES = sorted(path for path in PACKAGE.glob("*.py") if not path.stem.startswi
 
 # A module imports only from lower floors. The ground is what even floor 0 may use.
 FLOORS = {
-    -1: ["weights", "dictionaries"],
+    -1: ["weights", "dictionaries", "precision"],
     0: ["systems", "dmd", "schedule", "data", "koopman", "networks", "classifier", "stochastic", "pickles"],
     1: ["teacher", "loop", "metrics", "model", "autoencoder"],
     2: ["trajectories", "losses", "spectrum", "released", "kdm"],

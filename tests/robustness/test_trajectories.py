@@ -131,8 +131,8 @@ def test_the_header_says_how_the_paths_were_made(whole):
         )
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-def test_what_is_stored_is_where_the_path_began_and_went(tmp_path, autocast):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_stored_is_where_the_path_began_and_went(tmp_path, precision):
     """The noise is rounded before the sampler sees it, so the start is exact; the rest is within half precision."""
     seen = []
 
@@ -143,7 +143,7 @@ def test_what_is_stored_is_where_the_path_began_and_went(tmp_path, autocast):
 
     torch.manual_seed(0)
     denoiser = Denoiser(MLPConfig(dim=3, channels=8, width=16, depth=1, state=6, labels=4)).eval()
-    list(making(tmp_path, denoiser=denoiser, sampler=watched, autocast=autocast))
+    list(making(tmp_path, denoiser=denoiser, sampler=watched, precision=precision))
     paths = stored.Trajectories(tmp_path)
     x_T, x = torch.cat([s[0] for s in seen]), torch.cat([s[1] for s in seen], dim=1)
     read = paths.paths(range(N))
@@ -204,7 +204,7 @@ def test_shards_of_two_runs_do_not_mix(whole, tmp_path):
         "steps": {"steps": 7},
         "labels": {"labels": 0},
         "teacher": {"denoiser": Denoiser(config)},
-        "precision": {"autocast": True},
+        "precision": {"precision": "bf16"},
     }
     for what, options in others.items():
         list(making(tmp_path / what, **options))

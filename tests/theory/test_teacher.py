@@ -225,7 +225,8 @@ def test_labels_reach_the_network_one_hot():
     assert one_hot(None, 3) is None
     with pytest.raises(ValueError, match="no classes"):
         one_hot(torch.tensor([0]), 0)
-    for bad in (-1, 3):
+    assert one_hot(torch.tensor([1, -1]), 3).tolist() == [[0, 1, 0], [0, 0, 0]]
+    for bad in (-2, 3):
         with pytest.raises(ValueError, match="this network knows 0 to 2"):
             one_hot(torch.tensor([0, bad]), 3)
 

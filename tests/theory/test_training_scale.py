@@ -192,5 +192,5 @@ def test_paths_in_bf16_keep_their_state_in_float32(tmp_path):
     assert (fast[1] != fast[1].bfloat16()).float().mean() > 0.9, "digits that bfloat16 does not have"
     off = (fast[-1] - exact[-1]).square().mean().sqrt()
     assert 0 < off < 0.02, "pictures in [-1, 1], rounded in the network alone: 1% of their range at most"
-    list(make(teacher, (3, 32, 32), 4, tmp_path, times=4, steps=STEPS, autocast=True))
+    list(make(teacher, (3, 32, 32), 4, tmp_path, times=4, steps=STEPS, precision="bf16"))
     assert torch.equal(Trajectories(tmp_path).paths(range(4)), fast[kept_levels(STEPS, 4)].half().float())
