@@ -1,19 +1,23 @@
-"""Settings that hold for every test and every notebook, whichever folder pytest is pointed at."""
+"""Settings that hold for every test and every notebook, whichever folder pytest is
+pointed at.
+"""
 
 import os
 
-# A backend named in the environment would turn the kernels' inline figures into nothing.
+# A backend named in the environment would turn the kernels' inline figures into
+# nothing.
 os.environ.pop("MPLBACKEND", None)
 
-# The chapters' times are for two cores, and more threads than that only trip over one another in small models.
+# The chapters' times are for two cores, and more threads than that only trip over one
+# another in small models.
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
-# numpy's matrices here are smaller still: a second thread that waits for its turn makes an eigenproblem of 112 x 112
-# take 1.6 s instead of 3 ms on a busy machine.
+# numpy's matrices here are smaller still: a second thread that waits for its turn makes
+# an eigenproblem of 112 x 112 take 1.6 s instead of 3 ms on a busy machine.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_itemcollected(item):
-    # nbval waits five seconds for the outputs after a cell has ended, whatever the cell's own limit: too short
-    # beside a busy machine.
+    # nbval waits five seconds for the outputs after a cell has ended, whatever the
+    # cell's own limit: too short beside a busy machine.
     if hasattr(item, "output_timeout"):
         item.output_timeout = 60

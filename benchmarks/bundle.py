@@ -1,10 +1,12 @@
-"""Make what data/ holds besides the weights: reference statistics, held-out paths, checksums.
+"""Make what data/ holds besides the weights: reference statistics, held-out paths,
+checksums.
 
-    python benchmarks/bundle.py --data cifar  # reference-cifar10.safetensors, trajectories-*/, MANIFEST.json
-    python benchmarks/bundle.py               # MANIFEST.json alone
+    python benchmarks/bundle.py --data cifar  # reference-cifar10.safetensors,
+    trajectories-*/, MANIFEST.json python benchmarks/bundle.py               #
+    MANIFEST.json alone
 
-The weights themselves come from the commands in their model cards. Run this after replacing any file, and commit the
-manifest.
+The weights themselves come from the commands in their model cards. Run this after
+replacing any file, and commit the manifest.
 """
 
 import argparse
@@ -31,39 +33,56 @@ KINDS = (
     "cifar10-mini.json",
     "kdm.json",
 )
-HELD_OUT, SEED = 64, 2  # paths, and a seed that no training used
+HELD_OUT = 64  # paths
+SEED = 2  # that no training used
 
 
 def reference(data: str) -> None:
-    """Mean and covariance of the training pictures in the bundled classifier's features."""
+    """Mean and covariance of the training pictures in the bundled classifier's
+    features.
+    """
     extract = metrics.classifier_features(hkd_mini.load("features-cifar10"))
-    stats = metrics.statistics(metrics.in_batches(load_cifar10("train", data).x, extract))
+    stats = metrics.statistics(
+        metrics.in_batches(load_cifar10("train", data).x, extract)
+    )
     metrics.save_statistics(
-        DATA / REFERENCE, stats, pictures="CIFAR-10, 50,000 training pictures, JPEG copies (quality 75, 4:2:0)"
+        DATA / REFERENCE,
+        stats,
+        pictures="CIFAR-10, 50,000 training pictures, JPEG copies (quality 75, 4:2:0)",
     )
 
 
 def paths() -> None:
-    """The bundled teachers' paths from 64 noises: 10 of the 19 points of each, float32 network, half precision on
-    disk.
+    """The bundled teachers' paths from 64 noises: 10 of the 19 points of each, float32
+    network, half precision on disk.
     """
     for name in ("cifar10", "cifar10-tiny"):
-        folder, teacher = DATA / f"trajectories-{name}", hkd_mini.load(f"teacher-{name}")
+        folder = DATA / f"trajectories-{name}"
+        teacher = hkd_mini.load(f"teacher-{name}")
         shutil.rmtree(folder, ignore_errors=True)
-        for done in trajectories.make(teacher, (3, 32, 32), HELD_OUT, folder, times=10, seed=SEED, batch=32):
+        for done in trajectories.make(
+            teacher, (3, 32, 32), HELD_OUT, folder, times=10, seed=SEED, batch=32
+        ):
             print(f"{done} of {HELD_OUT} paths of teacher-{name}")
 
 
 def manifest() -> None:
     """SHA-256 of every file that loading verifies."""
     files = sorted(path for kind in KINDS for path in DATA.rglob(kind))
-    sums = {path.relative_to(DATA).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    (DATA / "MANIFEST.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+    sums = {
+        path.relative_to(DATA).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+    (DATA / "MANIFEST.json").write_text(
+        json.dumps(sums, indent=1) + "\n", encoding="utf-8"
+    )
     print(f"MANIFEST.json: {len(sums)} files")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", help="folder with CIFAR-10")
     options = parser.parse_args()
     if options.data:

@@ -1,12 +1,14 @@
-"""Measure every claim of quality that the book makes about the bundled models, and write data/claims.json.
+"""Measure every claim of quality that the book makes about the bundled models, and
+write data/claims.json.
 
-    python benchmarks/claims.py --data cifar            # all of them; about forty minutes on two cores
-    python benchmarks/claims.py --data cifar end speed  # some groups; the others stay
-    python benchmarks/claims.py --data cifar --teacher runs/teacher-cond classes  # a teacher that is not bundled
+    python benchmarks/claims.py --data cifar            # all of them; about forty
+    minutes on two cores python benchmarks/claims.py --data cifar end speed  # some
+    groups; the others stay python benchmarks/claims.py --data cifar --teacher
+    runs/teacher-cond classes  # a teacher that is not bundled
 
-A claim is a number with what it says, the tolerance that a repetition may differ by, the command that repeats it, seed,
-device, date and the SHA-256 of the weights it is about. Chapters read the numbers from there; tests/book/test_claims.py
-holds them.
+A claim is a number with what it says, the tolerance that a repetition may differ by,
+the command that repeats it, seed, device, date and the SHA-256 of the weights it is
+about. Chapters read the numbers from there; tests/book/test_claims.py holds them.
 """
 
 import argparse
@@ -32,9 +34,14 @@ from hkd_mini.weights import data_folder
 
 HERE = pathlib.Path(__file__).resolve().parent
 CLAIMS = data_folder() / "claims.json"
-SAMPLES, SEED = 10_000, 0
-TEACHER, HKD, LINEAR, CLASSES = "teacher-cifar10", "hkd-cifar10", "hkd-cifar10-linear", "hkd-cifar10-cond"
-PATHS = {HKD: "trajectories-cifar10", LINEAR: "trajectories-cifar10-tiny"}  # of each one's own teacher
+SAMPLES = 10_000
+SEED = 0
+TEACHER = "teacher-cifar10"
+HKD = "hkd-cifar10"
+LINEAR = "hkd-cifar10-linear"
+CLASSES = "hkd-cifar10-cond"
+# of each one's own teacher
+PATHS = {HKD: "trajectories-cifar10", LINEAR: "trajectories-cifar10-tiny"}
 SCRIPT = "python benchmarks/claims.py --data cifar"
 
 
@@ -42,26 +49,38 @@ def accuracy(images) -> float:
     """Share of pictures that the bundled classifier names right."""
     classifier = hkd_mini.load("features-cifar10")
     with torch.no_grad():
-        named = torch.cat([classifier(to_unit(x)).argmax(1) for x in images.x.split(500)])
+        named = torch.cat(
+            [classifier(to_unit(x)).argmax(1) for x in images.x.split(500)]
+        )
     return float((named == images.labels).float().mean())
 
 
 @torch.no_grad()
 def held_out(name: str) -> dict[str, float]:
-    """On the bundled paths, which no model saw: squared error at the end, the same with A = 0, at unit contrast on the
-    way from noise, and extreme mean residuals.
+    """On the bundled paths, which no model saw: squared error at the end, the same with
+    A = 0, at unit contrast on the way from noise, and extreme mean residuals.
     """
-    model, paths = hkd_mini.load(name), Trajectories(data_folder() / PATHS[name])
-    x, T, eps = paths.paths(range(len(paths))), model.clock.T, model.clock.eps
+    model = hkd_mini.load(name)
+    paths = Trajectories(data_folder() / PATHS[name])
+    x = paths.paths(range(len(paths)))
+    T = model.clock.T
+    eps = model.clock.eps
     times = model.clock.time(paths.sigmas[:-1].clamp(min=SIGMA_MIN)).float()
     states = model.encode(x[0], T)
-    error = lambda u, wish: (model.decode(model.evolve(states, T, u)) - wish).square().mean()
-    wish = [unit_contrast(point, sigma[None].float()) for point, sigma in zip(x, paths.sigmas[:-1], strict=False)]
+    error = lambda u, wish: (
+        (model.decode(model.evolve(states, T, u)) - wish).square().mean()
+    )
+    wish = [
+        unit_contrast(point, sigma[None].float())
+        for point, sigma in zip(x, paths.sigmas[:-1], strict=False)
+    ]
     residual = metrics.koopman_residual(model, x[:-1], times)
     found = {
         "end": error(eps, x[-1]),
         "idle": (model.decode(states) - x[-1]).square().mean(),
-        "mid": torch.stack([error(float(u), y) for u, y in zip(times, wish, strict=True)]).mean(),
+        "mid": torch.stack(
+            [error(float(u), y) for u, y in zip(times, wish, strict=True)]
+        ).mean(),
         "least": residual.min(),
         "most": residual.max(),
     }
@@ -69,26 +88,42 @@ def held_out(name: str) -> dict[str, float]:
 
 
 def class_rate(model) -> float:
-    """Share of 1,000 samples, 100 a class, in which the bundled classifier finds the class that was asked for."""
-    classifier, asked = hkd_mini.load("features-cifar10"), torch.arange(1000) % 10
+    """Share of 1,000 samples, 100 a class, in which the bundled classifier finds the
+    class that was asked for.
+    """
+    classifier = hkd_mini.load("features-cifar10")
+    asked = torch.arange(1000) % 10
     x = evaluation.draw(model, 1000, SEED, labels=asked, precision="auto")
     with torch.no_grad():
         return float((classifier(to_unit(x)).argmax(1) == asked).float().mean())
 
 
-def evaluated(name: str, steps: int = 18, n: int = SAMPLES, pictures: bool = True) -> tuple[dict, str]:
-    """What `hkd-mini evaluate` says in its last line, and the command; without `pictures` no precision and recall."""
+def evaluated(
+    name: str, steps: int = 18, n: int = SAMPLES, pictures: bool = True
+) -> tuple[dict, str]:
+    """What `hkd-mini evaluate` says in its last line, and the command; without
+    `pictures` no precision and recall.
+    """
     further = "" if steps == 18 else f" --steps {steps}"
-    command = f"hkd-mini evaluate --weights {name} --n {n} --seed {SEED} --compile{further}"
+    command = (
+        f"hkd-mini evaluate --weights {name} --n {n} --seed {SEED} --compile{further}"
+    )
     print(command, flush=True)
     words = [*command.split()[1:], *(["--data", OPTIONS.data] if pictures else [])]
-    run = subprocess.run([sys.executable, "-m", "hkd_mini", *words], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "hkd_mini", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return json.loads(run.stdout.splitlines()[-1]), command + " --data cifar" * pictures
 
 
 def ratio(script: str) -> float:
     """The last line of a benchmark, `ratio R`."""
-    run = subprocess.run([sys.executable, HERE / script], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, HERE / script], capture_output=True, text=True, check=True
+    )
     print(run.stdout)
     return float(re.search(r"^ratio ([\d.]+)", run.stdout, re.M).group(1))
 
@@ -96,110 +131,278 @@ def ratio(script: str) -> float:
 def classifier_claims() -> list[dict]:
     value = accuracy(load_cifar10("test", OPTIONS.data))
     what = "share of CIFAR-10's test pictures that the feature network names right"
-    return [claim("accuracy-features", what, value, 0.002, f"{SCRIPT} accuracy", "features-cifar10")]
+    return [
+        claim(
+            "accuracy-features",
+            what,
+            value,
+            0.002,
+            f"{SCRIPT} accuracy",
+            "features-cifar10",
+        )
+    ]
 
 
 def quality_claims() -> list[dict]:
-    claims, scores = [], {}
-    for name, short, cost in (TEACHER, "teacher", "35 evaluations"), (HKD, "hkd", "1 evaluation"):
+    claims = []
+    scores = {}
+    for name, short, cost in (
+        (TEACHER, "teacher", "35 evaluations"),
+        (HKD, "hkd", "1 evaluation"),
+    ):
         scores[name], command = evaluated(name)
-        what = f"Frechet distance of {name}, {cost}, {SAMPLES} samples, bundled features"
-        claims.append(claim(f"frechet-{short}", what, scores[name]["frechet"], 0.1, command, name))
+        what = (
+            f"Frechet distance of {name}, {cost}, {SAMPLES} samples, bundled features"
+        )
+        claims.append(
+            claim(f"frechet-{short}", what, scores[name]["frechet"], 0.1, command, name)
+        )
         for share in ("precision", "recall"):
             value = scores[name][share]
-            claims.append(claim(f"frechet-{short}-{share}", f"{share} of {name}, {cost}", value, 0.01, command, name))
+            claims.append(
+                claim(
+                    f"frechet-{short}-{share}",
+                    f"{share} of {name}, {cost}",
+                    value,
+                    0.01,
+                    command,
+                    name,
+                )
+            )
     what = "Frechet distance of one step over that of the teacher's 35 evaluations"
     value = scores[HKD]["frechet"] / scores[TEACHER]["frechet"]
-    return [*claims, claim("frechet-ratio", what, value, 0.02, f"{SCRIPT} frechet", TEACHER, HKD)]
+    return [
+        *claims,
+        claim("frechet-ratio", what, value, 0.02, f"{SCRIPT} frechet", TEACHER, HKD),
+    ]
 
 
 def curve_claims() -> list[dict]:
     claims = []
     for steps in (2, 3, 5, 9):  # at 18 it is frechet-teacher
         score, command = evaluated(TEACHER, steps, pictures=False)
-        what = f"Frechet distance of {TEACHER}, {2 * steps - 1} evaluations, {SAMPLES} samples, bundled features"
-        claims.append(claim(f"frechet-teacher-{2 * steps - 1}", what, score["frechet"], 0.2, command, TEACHER))
+        what = (
+            f"Frechet distance of {TEACHER}, {2 * steps - 1} evaluations, {SAMPLES} "
+            "samples, bundled features"
+        )
+        claims.append(
+            claim(
+                f"frechet-teacher-{2 * steps - 1}",
+                what,
+                score["frechet"],
+                0.2,
+                command,
+                TEACHER,
+            )
+        )
     return claims
 
 
 def end_claims() -> list[dict]:
-    found, command = held_out(HKD), f"{SCRIPT} end"
+    found = held_out(HKD)
+    command = f"{SCRIPT} end"
     lines = [
-        ("end-error", "mean squared error of one step to the teacher's end, 64 held-out paths", "end", 1e-4),
+        (
+            "end-error",
+            "mean squared error of one step to the teacher's end, 64 held-out paths",
+            "end",
+            1e-4,
+        ),
         ("end-error-idle", "the same with A set to 0", "idle", 1e-4),
-        ("end-residual-least", "Koopman residual of the state where it is least, held-out paths", "least", 0.01),
-        ("end-residual-most", "Koopman residual of the state where it is greatest", "most", 0.01),
+        (
+            "end-residual-least",
+            "Koopman residual of the state where it is least, held-out paths",
+            "least",
+            0.01,
+        ),
+        (
+            "end-residual-most",
+            "Koopman residual of the state where it is greatest",
+            "most",
+            0.01,
+        ),
     ]
-    return [claim(name, what, found[key], tolerance, command, HKD) for name, what, key, tolerance in lines]
+    return [
+        claim(name, what, found[key], tolerance, command, HKD)
+        for name, what, key, tolerance in lines
+    ]
 
 
 def linear_claims() -> list[dict]:
-    found, command = held_out(LINEAR), f"{SCRIPT} linear"
+    found = held_out(LINEAR)
+    command = f"{SCRIPT} linear"
     lines = [
         (
             "linear-end",
-            f"mean squared error of {LINEAR}'s one step to the teacher's end, 64 held-out paths",
+            f"mean squared error of {LINEAR}'s one step to the teacher's end, 64 "
+            "held-out paths",
             "end",
             1e-4,
         ),
         ("linear-end-idle", "the same with A set to 0", "idle", 1e-3),
-        ("linear-mid", "the same at the path's other points, at unit contrast, decoded on the way", "mid", 1e-4),
-        ("linear-residual-least", "Koopman residual of the state where it is least, held-out paths", "least", 0.01),
-        ("linear-residual-most", "Koopman residual of the state where it is greatest", "most", 0.01),
+        (
+            "linear-mid",
+            "the same at the path's other points, at unit contrast, decoded on the way",
+            "mid",
+            1e-4,
+        ),
+        (
+            "linear-residual-least",
+            "Koopman residual of the state where it is least, held-out paths",
+            "least",
+            0.01,
+        ),
+        (
+            "linear-residual-most",
+            "Koopman residual of the state where it is greatest",
+            "most",
+            0.01,
+        ),
     ]
-    claims = [claim(name, what, found[key], tolerance, command, LINEAR) for name, what, key, tolerance in lines]
+    claims = [
+        claim(name, what, found[key], tolerance, command, LINEAR)
+        for name, what, key, tolerance in lines
+    ]
     score, command = evaluated(LINEAR, n=5000)  # as many samples as the ablations
     what = f"Frechet distance of {LINEAR}, 1 evaluation, 5000 samples, bundled features"
     claims.append(claim("frechet-linear", what, score["frechet"], 0.1, command, LINEAR))
-    rows = json.loads((data_folder() / "ablations" / "results.json").read_text(encoding="utf-8"))["rows"]
+    rows = json.loads(
+        (data_folder() / "ablations" / "results.json").read_text(encoding="utf-8")
+    )["rows"]
     paper = min(row["frechet"] for row in rows if row["objective"] == "paper")
-    what = "the same over that of the paper's objective with the same network, teacher and paths, best of its runs"
-    return [*claims, claim("frechet-linear-ratio", what, score["frechet"] / paper, 0.02, f"{SCRIPT} linear", LINEAR)]
+    what = (
+        "the same over that of the paper's objective with the same network, teacher "
+        "and paths, best of its runs"
+    )
+    return [
+        *claims,
+        claim(
+            "frechet-linear-ratio",
+            what,
+            score["frechet"] / paper,
+            0.02,
+            f"{SCRIPT} linear",
+            LINEAR,
+        ),
+    ]
 
 
 def class_claims() -> list[dict]:
-    what, command = "share of 1,000 samples in which the classifier finds the asked class", f"{SCRIPT} classes"
-    claims = [claim("cond-hkd-rate", f"{what}, {CLASSES}", class_rate(hkd_mini.load(CLASSES)), 0.02, command, CLASSES)]
+    what = "share of 1,000 samples in which the classifier finds the asked class"
+    command = f"{SCRIPT} classes"
+    claims = [
+        claim(
+            "cond-hkd-rate",
+            f"{what}, {CLASSES}",
+            class_rate(hkd_mini.load(CLASSES)),
+            0.02,
+            command,
+            CLASSES,
+        )
+    ]
     if OPTIONS.teacher:
-        value, command = class_rate(hkd_mini.load(OPTIONS.teacher)), f"{SCRIPT} --teacher runs/teacher-cond classes"
+        value = class_rate(hkd_mini.load(OPTIONS.teacher))
+        command = f"{SCRIPT} --teacher runs/teacher-cond classes"
         claims.append(
-            claim("cond-teacher-rate", f"{what}, its teacher (not bundled), 35 evaluations", value, 0.02, command)
+            claim(
+                "cond-teacher-rate",
+                f"{what}, its teacher (not bundled), 35 evaluations",
+                value,
+                0.02,
+                command,
+            )
         )
     score, command = evaluated(CLASSES)
-    what = f"Frechet distance of {CLASSES}, 1 evaluation, {SAMPLES} samples, bundled features"
-    return [*claims, claim("frechet-hkd-cond", what, score["frechet"], 0.1, command, CLASSES)]
+    what = (
+        f"Frechet distance of {CLASSES}, 1 evaluation, {SAMPLES} samples, bundled "
+        "features"
+    )
+    return [
+        *claims,
+        claim("frechet-hkd-cond", what, score["frechet"], 0.1, command, CLASSES),
+    ]
 
 
 def beside_claims() -> list[dict]:
     """The comparisons of chapter 17, a line for each method, from their own files."""
     claims = []
-    read = lambda name: json.loads((data_folder() / "side-by-side" / f"{name}.json").read_text(encoding="utf-8"))
-    slug = lambda name: re.sub(r"[^a-z0-9]+", "-", name.lower().replace("+", "p")).strip("-")
-    toy, mini = read("toy2d"), read("cifar10-mini")
-    main = [r for r in toy["rows"] if (r["budget"], r["width"]) == (toy["budget"], toy["width"])]
+    read = lambda name: json.loads(
+        (data_folder() / "side-by-side" / f"{name}.json").read_text(encoding="utf-8")
+    )
+    slug = lambda name: re.sub(
+        r"[^a-z0-9]+", "-", name.lower().replace("+", "p")
+    ).strip("-")
+    toy = read("toy2d")
+    mini = read("cifar10-mini")
+    main = [
+        r
+        for r in toy["rows"]
+        if (r["budget"], r["width"]) == (toy["budget"], toy["width"])
+    ]
     when = lambda file: {key: file[key] for key in ("device", "date")}
     for name in dict.fromkeys(r["method"] for r in main):
         sw = [r["sw"] for r in main if r["method"] == name]
-        what = f"sliced Wasserstein distance of {name} on the checkerboard, mean of three seeds"
+        what = (
+            f"sliced Wasserstein distance of {name} on the checkerboard, mean of "
+            "three seeds"
+        )
         spread = round(max(sw) - min(sw), 4)
-        claims.append(claim(f"beside-toy-{slug(name)}", what, sum(sw) / 3, spread, toy["command"]) | when(toy))
+        claims.append(
+            claim(f"beside-toy-{slug(name)}", what, sum(sw) / 3, spread, toy["command"])
+            | when(toy)
+        )
     for r in mini["rows"]:
-        what = f"Frechet distance of {r['method']} at the cost of {HKD}, 5000 samples, bundled features"
-        line = claim(f"beside-cifar-{slug(r['method'])}", what, r["frechet"], 1.0, mini["command"], TEACHER)
+        what = (
+            f"Frechet distance of {r['method']} at the cost of {HKD}, 5000 samples, "
+            "bundled features"
+        )
+        line = claim(
+            f"beside-cifar-{slug(r['method'])}",
+            what,
+            r["frechet"],
+            1.0,
+            mini["command"],
+            TEACHER,
+        )
         claims.append(line | when(mini))
     return claims
 
 
 def speed_claims() -> list[dict]:
-    one = "time of the teacher's 35 evaluations over that of one step, batch 64, one run"
-    closed = "time of torch.matrix_exp and a batched product over that of the closed form"
+    one = (
+        "time of the teacher's 35 evaluations over that of one step, batch 64, one run"
+    )
+    closed = (
+        "time of torch.matrix_exp and a batched product over that of the closed form"
+    )
     train = (
-        "time of an HKD training step per evaluated picture over that of EDM's, same network, no perceptual distance"
+        "time of an HKD training step per evaluated picture over that of EDM's, same "
+        "network, no perceptual distance"
     )
     return [
-        claim("speed-one-step", one, ratio("one_step.py"), 5.0, "python benchmarks/one_step.py", TEACHER, HKD),
-        claim("speed-evolve", closed, ratio("evolve.py"), 60.0, "python benchmarks/evolve.py"),
-        claim("speed-train-step", train, ratio("train_step.py"), 0.05, "python benchmarks/train_step.py"),
+        claim(
+            "speed-one-step",
+            one,
+            ratio("one_step.py"),
+            5.0,
+            "python benchmarks/one_step.py",
+            TEACHER,
+            HKD,
+        ),
+        claim(
+            "speed-evolve",
+            closed,
+            ratio("evolve.py"),
+            60.0,
+            "python benchmarks/evolve.py",
+        ),
+        claim(
+            "speed-train-step",
+            train,
+            ratio("train_step.py"),
+            0.05,
+            "python benchmarks/train_step.py",
+        ),
     ]
 
 
@@ -215,7 +418,9 @@ GROUPS = {
 }
 
 
-def claim(name: str, what: str, value: float, tolerance: float, command: str, *about: str) -> dict:
+def claim(
+    name: str, what: str, value: float, tolerance: float, command: str, *about: str
+) -> dict:
     """One line of claims.json, measured now on this machine."""
     return {
         "id": name,
@@ -224,9 +429,13 @@ def claim(name: str, what: str, value: float, tolerance: float, command: str, *a
         "tolerance": tolerance,
         "command": command,
         "seed": SEED,
-        "device": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), {choose()}",
+        "device": f"{platform.machine()} CPU, "
+        f"{torch.get_num_threads()} thread(s), {choose()}",
         "date": str(datetime.date.today()),
-        "weights": {f"{n}/model.safetensors": sha256(data_folder() / n / "model.safetensors") for n in about},
+        "weights": {
+            f"{n}/model.safetensors": sha256(data_folder() / n / "model.safetensors")
+            for n in about
+        },
     }
 
 
@@ -238,15 +447,23 @@ def main() -> None:
     new = [line for group in OPTIONS.groups or GROUPS for line in GROUPS[group]()]
     old = json.loads(CLAIMS.read_text(encoding="utf-8")) if CLAIMS.exists() else []
     merged = {line["id"]: line for line in [*old, *new]}
-    CLAIMS.write_text(json.dumps(list(merged.values()), indent=1) + "\n", encoding="utf-8")
+    CLAIMS.write_text(
+        json.dumps(list(merged.values()), indent=1) + "\n", encoding="utf-8"
+    )
     for line in new:
         print(f"{line['value']:12.4f}  {line['id']}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="folder with CIFAR-10")
-    parser.add_argument("--teacher", help="folder of the class-conditional teacher, to measure it too")
-    parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], help="which to measure; none: all")
+    parser.add_argument(
+        "--teacher", help="folder of the class-conditional teacher, to measure it too"
+    )
+    parser.add_argument(
+        "groups", nargs="*", choices=[*GROUPS, []], help="which to measure; none: all"
+    )
     OPTIONS = parser.parse_args()
     main()

@@ -1,13 +1,16 @@
-"""What `hkd_mini.dmd` costs beside PyDMD's plain DMD: the same eigenvalues, time and peak memory.
+"""What `hkd_mini.dmd` costs beside PyDMD's plain DMD: the same eigenvalues, time and
+peak memory.
 
     python benchmarks/dmd.py [--rank 20] [--repeats 7]
 
-Two shapes: 512 snapshots of 4,096 numbers, and 128 snapshots of 65,536. The snapshots are a path of ten damped
-rotations seen through random sensors, with noise of one part in a thousand, so that the matrix has full rank and
-the fit must cut it. Both fits get the same numbers in the layout that they ask for (rows here, columns there), the
-same rank, one thread. Ours returns the left eigenvectors too, without which a non-normal operator cannot forecast;
-PyDMD's fit adds the amplitudes of its modes. Times are medians of fits taken in turns, in seconds of this thread's
-own; memory is the peak of a fresh process over what it held before the fit. The line `ratio R` is ours over PyDMD's
+Two shapes: 512 snapshots of 4,096 numbers, and 128 snapshots of 65,536. The snapshots
+are a path of ten damped rotations seen through random sensors, with noise of one part
+in a thousand, so that the matrix has full rank and the fit must cut it. Both fits get
+the same numbers in the layout that they ask for (rows here, columns there), the same
+rank, one thread. Ours returns the left eigenvectors too, without which a non-normal
+operator cannot forecast; PyDMD's fit adds the amplitudes of its modes. Times are
+medians of fits taken in turns, in seconds of this thread's own; memory is the peak of a
+fresh process over what it held before the fit. The line `ratio R` is ours over PyDMD's
 time, the worse of the two shapes.
 """
 
@@ -35,7 +38,9 @@ def snapshots(count: int, n: int, pairs: int = 10, noise: float = 1e-3) -> np.nd
     rng = np.random.default_rng(0)
     rates = rng.uniform(-0.01, 0.0, pairs) + 1j * np.linspace(0.1, 2.5, pairs)
     waves = np.exp(np.arange(count)[:, None] * rates)
-    modes = (rng.normal(size=(pairs, n)) + 1j * rng.normal(size=(pairs, n))) / np.sqrt(pairs)
+    modes = (rng.normal(size=(pairs, n)) + 1j * rng.normal(size=(pairs, n))) / np.sqrt(
+        pairs
+    )
     return (waves @ modes).real + noise * rng.normal(size=(count, n))
 
 
@@ -58,14 +63,28 @@ def fits(count: int, n: int, rank: int) -> dict:
 
 
 def peak_bytes(count: int, n: int, rank: int, name: str) -> float:
-    """How far a fit raises the peak memory of a fresh process, which has both packages loaded and has fitted once.
+    """How far a fit raises the peak memory of a fresh process, which has both packages
+    loaded and has fitted once.
 
     NaN where there is no /proc to read it from.
     """
     if not os.path.exists("/proc/self/statm"):
         return float("nan")
-    command = [sys.executable, __file__, "--rank", str(rank), "--peak", name, str(count), str(n)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    command = [
+        sys.executable,
+        __file__,
+        "--rank",
+        str(rank),
+        "--peak",
+        name,
+        str(count),
+        str(n),
+    ]
+    return int(
+        subprocess.run(
+            command, check=True, capture_output=True, text=True
+        ).stdout.split()[-1]
+    )
 
 
 def report_peak(rank: int, name: str, count: int, n: int) -> None:
@@ -76,18 +95,29 @@ def report_peak(rank: int, name: str, count: int, n: int) -> None:
         fit()
     fit = fits(count, n, rank)[name]
     filled = np.empty(0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # making the data has raised it by now
-    held = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+    # making the data has raised it by now
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    held = (
+        int(open("/proc/self/statm").read().split()[1])
+        * os.sysconf("SC_PAGE_SIZE")
+        // 1024
+    )
     if before > held:  # raise what is held to the peak, so that the fit's own shows
         filled = np.ones((before - held) * 128)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     fit()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 + 0 * filled.size)
+    print(
+        (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        + 0 * filled.size
+    )
 
 
 def compare(count: int, n: int, rank: int, repeats: int) -> dict:
-    """Median seconds and peak bytes of both, and how far their eigenvalues are apart."""
-    both, seconds = fits(count, n, rank), {"ours": [], "PyDMD": []}
+    """Median seconds and peak bytes of both, and how far their eigenvalues are
+    apart.
+    """
+    both = fits(count, n, rank)
+    seconds = {"ours": [], "PyDMD": []}
     found = {name: np.sort_complex(fit()) for name, fit in both.items()}
     for _ in range(repeats):
         for name, fit in both.items():
@@ -95,7 +125,9 @@ def compare(count: int, n: int, rank: int, repeats: int) -> dict:
             fit()
             seconds[name].append(time.thread_time() - began)
     gap = max(abs(found["PyDMD"] - value).min() for value in found["ours"])
-    assert len(found["ours"]) == len(found["PyDMD"]) == rank and gap < 1e-10, f"eigenvalues differ by {gap:.1e}"
+    assert len(found["ours"]) == len(found["PyDMD"]) == rank and gap < 1e-10, (
+        f"eigenvalues differ by {gap:.1e}"
+    )
     return {
         "seconds": {name: statistics.median(times) for name, times in seconds.items()},
         "bytes": {name: peak_bytes(count, n, rank, name) for name in both},
@@ -104,26 +136,38 @@ def compare(count: int, n: int, rank: int, repeats: int) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rank", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--peak", nargs=3, metavar=("NAME", "COUNT", "N"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--peak", nargs=3, metavar=("NAME", "COUNT", "N"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args(arguments)
-    warnings.filterwarnings("ignore")  # PyDMD warns that the data are ill-conditioned, which is the point of a rank
+    # PyDMD warns that the data are ill-conditioned, which is the point of a rank
+    warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     if options.peak:
         name, count, n = options.peak
         report_peak(options.rank, name, int(count), int(n))
         return
-    print(f"rank {options.rank}, one thread, numpy {np.__version__}, PyDMD {version('pydmd')}")
-    times, memory = [], []
+    print(
+        f"rank {options.rank}, one thread, numpy {np.__version__}, PyDMD "
+        f"{version('pydmd')}"
+    )
+    times = []
+    memory = []
     for count, n in SHAPES:
         row = compare(count, n, options.rank, options.repeats)
         times.append(row["seconds"]["ours"] / row["seconds"]["PyDMD"])
         memory.append(row["bytes"]["ours"] / row["bytes"]["PyDMD"])
         print(f"{count} snapshots of {n}: eigenvalues agree to {row['gap']:.0e}")
         for name in ("ours", "PyDMD"):
-            print(f"  {name:<6} {row['seconds'][name]:8.3f} s   peak memory {row['bytes'][name] / 2**20:8.1f} MiB")
+            print(
+                f"  {name:<6} {row['seconds'][name]:8.3f} s   peak memory "
+                f"{row['bytes'][name] / 2**20:8.1f} MiB"
+            )
     print(f"memory ratio {max(memory):.2f}")
     print(json.dumps({"time": times, "memory": memory}))
     print(f"ratio {max(times):.2f}")

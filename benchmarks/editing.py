@@ -1,19 +1,25 @@
-"""What editing does to pictures, in numbers: band injection against its controls, inpainting, colourisation.
+"""What editing does to pictures, in numbers: band injection against its controls,
+inpainting, colourisation.
 
-    python benchmarks/editing.py                  # writes data/editing.json: half an hour on a shared core
-    python benchmarks/editing.py --quick          # 16 pairs and pictures, no file
-    python benchmarks/editing.py --lpips alex     # the perceptual distance is LPIPS (a download), no file
+    python benchmarks/editing.py                  # writes data/editing.json: half an
+    hour on a shared core python benchmarks/editing.py --quick          # 16 pairs and
+    pictures, no file python benchmarks/editing.py --lpips alex     # the perceptual
+    distance is LPIPS (a download), no file
 
-Injection: pair i is a unit noise and a reference path of the model's own teacher, all of them new. The reference's
-state at time t, encoded from x_t of its path, is mixed into the generated one. "total" is the mean square of edited
-less unedited picture on [-1, 1]; "low" is the part of it at up to 4 cycles per picture (Fourier modes of rounded radius
-<= 4, the mean included: what is 4 pixels wide or wider), "low8" up to 8. The frequency-agnostic control mixes all
-modes. It is compared twice: at the same ratio, and, pair by pair, at the ratio where its total is the band's (between
-two ratios of a grid, by linear interpolation). "shuffled" is a band whose modes are dealt anew within each state: as
-many from each state as the band has, without regard to their rates. Intervals are 95 %, 2000 bootstrap draws over
-pairs. The first 100 pairs choose, the other 500 are measured. Completion likewise: 100 pictures choose the schedule,
-300 others are measured: ends of the teacher's paths, and CIFAR-10's test pictures where HKD_MINI_DATA has them.
-"perceptual" is the bundled feature distance (not LPIPS). One thread, float32.
+Injection: pair i is a unit noise and a reference path of the model's own teacher, all
+of them new. The reference's state at time t, encoded from x_t of its path, is mixed
+into the generated one. "total" is the mean square of edited less unedited picture on
+[-1, 1]; "low" is the part of it at up to 4 cycles per picture (Fourier modes of rounded
+radius <= 4, the mean included: what is 4 pixels wide or wider), "low8" up to 8. The
+frequency-agnostic control mixes all modes. It is compared twice: at the same ratio,
+and, pair by pair, at the ratio where its total is the band's (between two ratios of a
+grid, by linear interpolation). "shuffled" is a band whose modes are dealt anew within
+each state: as many from each state as the band has, without regard to their rates.
+Intervals are 95 %, 2000 bootstrap draws over pairs. The first 100 pairs choose, the
+other 500 are measured. Completion likewise: 100 pictures choose the schedule, 300
+others are measured: ends of the teacher's paths, and CIFAR-10's test pictures where
+HKD_MINI_DATA has them. "perceptual" is the bundled feature distance (not LPIPS). One
+thread, float32.
 """
 
 import argparse
@@ -35,18 +41,32 @@ from hkd_mini.spectrum import band_masks, by_level, spectrum
 from hkd_mini.teacher import heun
 from hkd_mini.weights import data_folder, write_atomic
 
-MODELS = {"hkd-cifar10": "teacher-cifar10", "hkd-cifar10-linear": "teacher-cifar10-tiny"}
-SEED, STEPS, CHOOSE, MEASURE, PICTURES = 14, 18, 100, 500, 300
-KEPT = {"noise": 0, "middle": 10, "picture": 14}  # points of a path where references are encoded
-RATIOS, RATIO, GRID = (0.1, 0.3, 0.5, 0.7, 0.9), 0.7, torch.linspace(0, 1, 11)
+MODELS = {
+    "hkd-cifar10": "teacher-cifar10",
+    "hkd-cifar10-linear": "teacher-cifar10-tiny",
+}
+SEED = 14
+STEPS = 18
+CHOOSE = 100
+MEASURE = 500
+PICTURES = 300
+# points of a path where references are encoded
+KEPT = {"noise": 0, "middle": 10, "picture": 14}
+RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
+RATIO = 0.7
+GRID = torch.linspace(0, 1, 11)
 KEYS = ("time", "band", "ratio")  # say which injection was chosen
 CUTS = {"low": 4, "low8": 8}
 SCHEDULES = {  # noise levels of the rounds
-    "18 from 80 to 0.002": karras_sigmas(18)[:-1], "9 from 80 to 0.3": karras_sigmas(9, 0.3)[:-1],
-    "9 from 10 to 0.1": karras_sigmas(9, 0.1, 10.0)[:-1], "9 from 3 to 0.1": karras_sigmas(9, 0.1, 3.0)[:-1],
-    "10, 1, 0.2": torch.tensor([10, 1, 0.2]).double(), "3": torch.tensor([3.0]).double(),
-}  # fmt: skip
-FOR_COLOUR = ("9 from 80 to 0.3", "10, 1, 0.2", "3")  # colours of the teacher's pictures: with the second alone
+    "18 from 80 to 0.002": karras_sigmas(18)[:-1],
+    "9 from 80 to 0.3": karras_sigmas(9, 0.3)[:-1],
+    "9 from 10 to 0.1": karras_sigmas(9, 0.1, 10.0)[:-1],
+    "9 from 3 to 0.1": karras_sigmas(9, 0.1, 3.0)[:-1],
+    "10, 1, 0.2": torch.tensor([10, 1, 0.2]).double(),
+    "3": torch.tensor([3.0]).double(),
+}
+# colours of the teacher's pictures: with the second alone
+FOR_COLOUR = ("9 from 80 to 0.3", "10, 1, 0.2", "3")
 
 
 def generator(key):
@@ -54,13 +74,21 @@ def generator(key):
 
 
 def in_parts(function, *tensors, size=100):
-    return torch.cat([function(*part) for part in zip(*(t.split(size) for t in tensors))])
+    return torch.cat(
+        [function(*part) for part in zip(*(t.split(size) for t in tensors))]
+    )
 
 
 def interval(values):
-    """Mean of one number a picture, and the middle 95 % of 2000 means of resampled pictures."""
-    picks = torch.randint(len(values), (2000, len(values)), generator=torch.Generator().manual_seed(0))
-    ends = values.double()[picks].mean(1).quantile(torch.tensor([0.025, 0.975]).double())
+    """Mean of one number a picture, and the middle 95 % of 2000 means of resampled
+    pictures.
+    """
+    picks = torch.randint(
+        len(values), (2000, len(values)), generator=torch.Generator().manual_seed(0)
+    )
+    ends = (
+        values.double()[picks].mean(1).quantile(torch.tensor([0.025, 0.975]).double())
+    )
     return [float(values.double().mean()), *ends.tolist()]
 
 
@@ -71,38 +99,53 @@ def change(after, before):
     axis = torch.fft.fftfreq(n, 1 / n)
     ring = torch.hypot(axis[:, None], axis).round()
     power = torch.fft.fft2(d).abs().square().mean(1) / n**4
-    return torch.stack([power.sum((1, 2))] + [(power * (ring <= cut)).sum((1, 2)) for cut in CUTS.values()])
+    return torch.stack(
+        [power.sum((1, 2))]
+        + [(power * (ring <= cut)).sum((1, 2)) for cut in CUTS.values()]
+    )
 
 
 def towards(after, before, wish):
     """Cosine between a change and the whole way to the reference's picture."""
-    a, b = (after - before).flatten(1), (wish - before).flatten(1)
+    a = (after - before).flatten(1)
+    b = (wish - before).flatten(1)
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
 
 
 def at_equal_change(control, total):
-    """The control at the ratio where its total is `total`, pair by pair: (3, pairs) and the ratios (pairs,).
+    """The control at the ratio where its total is `total`, pair by pair: (3, pairs) and
+    the ratios (pairs,).
 
-    control (grid, 3, pairs), its first row 0. Where even ratio 1 changes less, ratio 1 is taken.
+    control (grid, 3, pairs), its first row 0. Where even ratio 1 changes less, ratio 1
+    is taken.
     """
     rising = control[:, 0].cummax(0).values
     j = (rising < total).sum(0).clamp(1, len(rising) - 1)
     pick = lambda rows: control.gather(0, rows.expand(1, 3, -1))[0]
-    below, above = pick(j - 1), pick(j)
+    below = pick(j - 1)
+    above = pick(j)
     f = ((total - below[0]) / (above[0] - below[0]).clamp(min=1e-12)).clamp(0, 1)
     return below + f * (above - below), GRID[j - 1] + f * (GRID[j] - GRID[j - 1])
 
 
 def dealt(masks):
-    """Masks with as many modes in each state, dealt anew: what is left of a band without its rates."""
+    """Masks with as many modes in each state, dealt anew: what is left of a band
+    without its rates.
+    """
     rng = generator(7)
-    return [m.flatten()[torch.randperm(m.numel(), generator=rng)].view_as(m) for m in masks]
+    return [
+        m.flatten()[torch.randperm(m.numel(), generator=rng)].view_as(m) for m in masks
+    ]
 
 
 def selections(model):
-    """{(kind, name): masks}: thirds by rate, jointly ranked in each resolution; resolutions; single states."""
-    eigenvalues, levels = spectrum(model), by_level(model)
-    found, everything = {}, torch.ones(1, 1, 1, dtype=torch.bool)
+    """{(kind, name): masks}: thirds by rate, jointly ranked in each resolution;
+    resolutions; single states.
+    """
+    eigenvalues = spectrum(model)
+    levels = by_level(model)
+    found = {}
+    everything = torch.ones(1, 1, 1, dtype=torch.bool)
     for key in ("alpha", "abs"):
         bands = band_masks(eigenvalues, 3, key, levels.values())
         for i, name in enumerate(("low", "middle", "high")):
@@ -110,19 +153,31 @@ def selections(model):
             if key == "alpha":
                 found["shuffled", name] = dealt(found[key, name])
     for (h, w), states in levels.items():
-        found["resolution", f"{h}x{w}"] = [everything if i in states else None for i in range(len(eigenvalues))]
+        found["resolution", f"{h}x{w}"] = [
+            everything if i in states else None for i in range(len(eigenvalues))
+        ]
     for state in range(len(eigenvalues)):
-        found["state", str(state)] = [everything if i == state else None for i in range(len(eigenvalues))]
+        found["state", str(state)] = [
+            everything if i == state else None for i in range(len(eigenvalues))
+        ]
     return found
 
 
 def injection(model, noise, path, levels):
-    """Rows of every selection, reference time and ratio; the claim, chosen on other pairs."""
-    clock, T, eps, held = model.clock, model.clock.T, model.clock.eps, slice(min(CHOOSE, len(noise) // 3), None)
+    """Rows of every selection, reference time and ratio; the claim, chosen on other
+    pairs.
+    """
+    clock = model.clock
+    T = model.clock.T
+    eps = model.clock.eps
+    held = slice(min(CHOOSE, len(noise) // 3), None)
     encoded = lambda x, t: model.evolve(model.encode(x, t), t, eps)
     own = [encoded(SIGMA_MAX * n, T) for n in noise.split(100)]
-    plain, end = torch.cat([model.decode(z) for z in own]), path[-1]
-    rows, curves, choice = [], [], []
+    plain = torch.cat([model.decode(z) for z in own])
+    end = path[-1]
+    rows = []
+    curves = []
+    choice = []
     for name, k in KEPT.items():
         t = float(clock.time(float(levels[k])))
         other = [encoded(x, t) for x in path[k].split(100)]
@@ -133,7 +188,14 @@ def injection(model, noise, path, levels):
         control = torch.stack([change(x, plain) for x in agnostic])
         for r, x, c in zip(GRID.tolist(), agnostic, control):
             sums = dict(zip(("total", *CUTS), c[:, held].mean(1).tolist()))
-            curves.append({"time": name, "ratio": round(r, 1), **sums, "towards": mean_or_none(towards(x, plain, end))})
+            curves.append(
+                {
+                    "time": name,
+                    "ratio": round(r, 1),
+                    **sums,
+                    "towards": mean_or_none(towards(x, plain, end)),
+                }
+            )
         for (kind, band), masks in selections(model).items():
             if kind == "state" and name != "middle":
                 continue
@@ -142,23 +204,40 @@ def injection(model, noise, path, levels):
                 c = change(x, plain)
                 equal, ratios = at_equal_change(control, c[0])
                 same = control[round(r * 10)]
-                row = {"time": name, "sigma": float(levels[k]), "kind": kind, "band": band, "ratio": r,
-                       **dict(zip(("total", *CUTS), c[:, held].mean(1).tolist())),
-                       "towards": mean_or_none(towards(x, plain, end)), "control_ratio": float(ratios[held].mean()),
-                       "beyond": int((c[0] > control[-1, 0])[held].sum())}  # fmt: skip
+                row = {
+                    "time": name,
+                    "sigma": float(levels[k]),
+                    "kind": kind,
+                    "band": band,
+                    "ratio": r,
+                    **dict(zip(("total", *CUTS), c[:, held].mean(1).tolist())),
+                    "towards": mean_or_none(towards(x, plain, end)),
+                    "control_ratio": float(ratios[held].mean()),
+                    "beyond": int((c[0] > control[-1, 0])[held].sum()),
+                }
                 for i, cut in enumerate(CUTS, 1):
-                    row[f"{cut}_of_control"] = {"same ratio": float(same[i, held].mean()),
-                                                "same change": float(equal[i, held].mean())}  # fmt: skip
-                row["less"] = {"same ratio": interval((same[1] - c[1])[held]),
-                               "same change": interval((equal[1] - c[1])[held])}  # fmt: skip
+                    row[f"{cut}_of_control"] = {
+                        "same ratio": float(same[i, held].mean()),
+                        "same change": float(equal[i, held].mean()),
+                    }
+                row["less"] = {
+                    "same ratio": interval((same[1] - c[1])[held]),
+                    "same change": interval((equal[1] - c[1])[held]),
+                }
                 rows.append(row)
                 if kind == "alpha" and r == RATIO:
                     first = slice(0, held.start)
-                    choice.append((float(c[1, first].mean() / equal[1, first].mean()), name, band))
+                    choice.append(
+                        (float(c[1, first].mean() / equal[1, first].mean()), name, band)
+                    )
         print(f"  injection, reference at {name}", flush=True)
     best = min(choice)
-    return {"pairs": len(noise) - held.start, "rows": rows, "control": curves,
-            "chosen": {"time": best[1], "band": best[2], "ratio": RATIO, "on": held.start}}  # fmt: skip
+    return {
+        "pairs": len(noise) - held.start,
+        "rows": rows,
+        "control": curves,
+        "chosen": {"time": best[1], "band": best[2], "ratio": RATIO, "on": held.start},
+    }
 
 
 def mean_or_none(values):
@@ -167,20 +246,40 @@ def mean_or_none(values):
 
 
 def compared(fill, plain, true, distance):
-    """A completion beside the plain one: perceptual distance, squared error, how often it is nearer, Frechet."""
-    a, b = (in_parts(lambda x, y: distance(x, y).flatten(), to_unit(to_uint8(x)), true) for x in (fill, plain))
-    extract, reference = evaluation.extractor("cifar"), metrics.load_statistics(data_folder() / evaluation.REFERENCE)
-    far = lambda x: metrics.frechet_distance(metrics.statistics(metrics.in_batches(to_uint8(x), extract)), reference)
-    return {"perceptual": float(a.mean()), "perceptual_plain": float(b.mean()), "less": interval(b - a),
-            "nearer": float((a < b).double().mean()), "mse": float((fill - true).square().mean()),
-            "mse_plain": float((plain - true).square().mean()), "frechet": far(fill), "frechet_plain": far(plain),
-            "frechet_true": far(true), "n": len(true)}  # fmt: skip
+    """A completion beside the plain one: perceptual distance, squared error, how often
+    it is nearer, Frechet.
+    """
+    a, b = (
+        in_parts(lambda x, y: distance(x, y).flatten(), to_unit(to_uint8(x)), true)
+        for x in (fill, plain)
+    )
+    extract = evaluation.extractor("cifar")
+    reference = metrics.load_statistics(data_folder() / evaluation.REFERENCE)
+    far = lambda x: metrics.frechet_distance(
+        metrics.statistics(metrics.in_batches(to_uint8(x), extract)), reference
+    )
+    return {
+        "perceptual": float(a.mean()),
+        "perceptual_plain": float(b.mean()),
+        "less": interval(b - a),
+        "nearer": float((a < b).double().mean()),
+        "mse": float((fill - true).square().mean()),
+        "mse_plain": float((plain - true).square().mean()),
+        "frechet": far(fill),
+        "frechet_plain": far(plain),
+        "frechet_true": far(true),
+        "n": len(true),
+    }
 
 
 def rounds(restore, images, schedule, key):
     """`restore(images, noise, levels)` by hundreds, its noise a function of the key."""
-    levels, rng = SCHEDULES[schedule], generator(100 + key)
-    return in_parts(lambda x: restore(x, torch.randn(len(levels), *x.shape, generator=rng), levels), images)
+    levels = SCHEDULES[schedule]
+    rng = generator(100 + key)
+    return in_parts(
+        lambda x: restore(x, torch.randn(len(levels), *x.shape, generator=rng), levels),
+        images,
+    )
 
 
 def regions():
@@ -196,23 +295,45 @@ def filled(images, known):
 
 
 def inpainting(model, sets, distance):
-    tried, rows = [], []
+    tried = []
+    rows = []
     for name in SCHEDULES:
         values = []
         for images, _ in sets.values():
-            x = rounds(lambda x, n, s: edit.inpaint(model, x, regions()["centre"], n, s), images, name, 1)
+            x = rounds(
+                lambda x, n, s: edit.inpaint(model, x, regions()["centre"], n, s),
+                images,
+                name,
+                1,
+            )
             values.append(in_parts(lambda a, b: distance(a, b).flatten(), x, images))
         tried.append({"schedule": name, "perceptual": float(torch.cat(values).mean())})
     best = min(tried, key=lambda row: row["perceptual"])["schedule"]
     for which, (_, images) in sets.items():
         for region, known in regions().items():
-            x = rounds(lambda x, n, s, known=known: edit.inpaint(model, x, known, n, s), images, best, 2)
+            x = rounds(
+                lambda x, n, s, known=known: edit.inpaint(model, x, known, n, s),
+                images,
+                best,
+                2,
+            )
             plain = filled(images, known)
             off = ((to_unit(to_uint8(x)) - images).abs() * known).max() * 127.5
-            rows.append({"pictures": which, "region": region, "known_off": float(off), "schedule": best,
-                         **compared(x, plain, images, distance)})  # fmt: skip
+            rows.append(
+                {
+                    "pictures": which,
+                    "region": region,
+                    "known_off": float(off),
+                    "schedule": best,
+                    **compared(x, plain, images, distance),
+                }
+            )
         print(f"  inpainting, {which}", flush=True)
-    return {"tried": tried, "on": sum(len(some) for some, _ in sets.values()), "rows": rows}
+    return {
+        "tried": tried,
+        "on": sum(len(some) for some, _ in sets.values()),
+        "rows": rows,
+    }
 
 
 def colourfulness(x):
@@ -225,41 +346,84 @@ def colourisation(model, sets, distance):
     for which, (_, images) in sets.items():
         luma = edit.luminance(images)
         for name in FOR_COLOUR if which == list(sets)[-1] else FOR_COLOUR[1:2]:
-            x = rounds(lambda x, n, s: edit.colourise(model, edit.luminance(x), n, s), images, name, 3)
-            rows.append({"pictures": which, "schedule": name,
-                         "luma_off": float((edit.luminance(x) - luma).abs().max() * 127.5),
-                         "luma_off_8_bit": float((edit.luminance(to_unit(to_uint8(x))) - luma).abs().max() * 127.5),
-                         "colourfulness": colourfulness(x), "colourfulness_true": colourfulness(images),
-                         **compared(x, luma[:, None].expand_as(images), images, distance)})  # fmt: skip
+            x = rounds(
+                lambda x, n, s: edit.colourise(model, edit.luminance(x), n, s),
+                images,
+                name,
+                3,
+            )
+            rows.append(
+                {
+                    "pictures": which,
+                    "schedule": name,
+                    "luma_off": float((edit.luminance(x) - luma).abs().max() * 127.5),
+                    "luma_off_8_bit": float(
+                        (edit.luminance(to_unit(to_uint8(x))) - luma).abs().max()
+                        * 127.5
+                    ),
+                    "colourfulness": colourfulness(x),
+                    "colourfulness_true": colourfulness(images),
+                    **compared(x, luma[:, None].expand_as(images), images, distance),
+                }
+            )
         print(f"  colourisation, {which}", flush=True)
     return rows
 
 
 @torch.no_grad()
 def measure(name, choose, count, distance):
-    model, teacher, n, levels = hkd_mini.load(name), hkd_mini.load(MODELS[name]), choose + count, karras_sigmas(STEPS)
+    model = hkd_mini.load(name)
+    teacher = hkd_mini.load(MODELS[name])
+    n = choose + count
+    levels = karras_sigmas(STEPS)
     noise, start = (torch.randn(n, 3, 32, 32, generator=generator(k)) for k in (1, 2))
     parts = [heun(teacher, SIGMA_MAX * some, levels).x for some in start.split(100)]
     path = torch.cat(parts, 1)
     print(f"{name}: {n} reference paths", flush=True)
-    eight_bits = lambda x: to_unit(to_uint8(x))  # what a picture is when somebody hands it to you
-    sets = {"teacher": (eight_bits(path[-1][: choose // 2]), eight_bits(path[-1][choose:][:PICTURES]))}
+    # what a picture is when somebody hands it to you
+    eight_bits = lambda x: to_unit(to_uint8(x))
+    sets = {
+        "teacher": (
+            eight_bits(path[-1][: choose // 2]),
+            eight_bits(path[-1][choose:][:PICTURES]),
+        )
+    }
     if os.environ.get("HKD_MINI_DATA"):
         test = to_unit(load_cifar10("test", os.environ["HKD_MINI_DATA"]).x[:n])
         sets["test"] = test[: choose // 2], test[choose:][:PICTURES]
-    return {"injection": injection(model, noise, path, levels), "inpainting": inpainting(model, sets, distance),
-            "colourisation": colourisation(model, sets, distance)}  # fmt: skip
+    return {
+        "injection": injection(model, noise, path, levels),
+        "inpainting": inpainting(model, sets, distance),
+        "colourisation": colourisation(model, sets, distance),
+    }
 
 
 def summary(name, injection, inpainting, colourisation):
     chosen = injection["chosen"]
-    (row,) = (r for r in injection["rows"] if r["kind"] == "alpha" and all(r[k] == chosen[k] for k in KEYS))
-    shares = {way: round(row["low"] / value, 3) for way, value in row["low_of_control"].items()}
-    print(name, {k: chosen[k] for k in KEYS}, "low frequencies' change over the control's:", shares)
+    (row,) = (
+        r
+        for r in injection["rows"]
+        if r["kind"] == "alpha" and all(r[k] == chosen[k] for k in KEYS)
+    )
+    shares = {
+        way: round(row["low"] / value, 3)
+        for way, value in row["low_of_control"].items()
+    }
+    print(
+        name,
+        {k: chosen[k] for k in KEYS},
+        "low frequencies' change over the control's:",
+        shares,
+    )
     for r in inpainting["rows"] + colourisation:
         what = {"off": r.get("known_off", r.get("luma_off")), "nearer": r["nearer"]}
-        pairs = [f"{r[k]:.3f} for {r[k + '_plain']:.3f}" for k in ("perceptual", "mse", "frechet")]
-        print(" ", r["pictures"], r.get("region", "colours"), r["schedule"], what, *pairs)
+        pairs = [
+            f"{r[k]:.3f} for {r[k + '_plain']:.3f}"
+            for k in ("perceptual", "mse", "frechet")
+        ]
+        print(
+            " ", r["pictures"], r.get("region", "colours"), r["schedule"], what, *pairs
+        )
 
 
 def main(arguments=None):
@@ -268,13 +432,21 @@ def main(arguments=None):
     parser.add_argument("--lpips", choices=("alex", "vgg", "squeeze"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    distance, began = Distance.of(options.lpips or "cifar").perceptual, time.time()
+    distance = Distance.of(options.lpips or "cifar").perceptual
+    began = time.time()
     choose, count = (8, 16) if options.quick else (CHOOSE, MEASURE)
     found = {name: measure(name, choose, count, distance) for name in MODELS}
-    about = {"made": "benchmarks/editing.py", "date": datetime.date.today().isoformat(), "torch": torch.__version__,
-             "machine": platform.machine(), "minutes": (time.time() - began) / 60, "seed": SEED,
-             "perceptual": options.lpips or "features-cifar10 (feature distance)", "low": "up to 4 cycles per picture",
-             "test pictures": "JPEG copies of CIFAR-10"}  # fmt: skip
+    about = {
+        "made": "benchmarks/editing.py",
+        "date": datetime.date.today().isoformat(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "minutes": (time.time() - began) / 60,
+        "seed": SEED,
+        "perceptual": options.lpips or "features-cifar10 (feature distance)",
+        "low": "up to 4 cycles per picture",
+        "test pictures": "JPEG copies of CIFAR-10",
+    }
     text = json.dumps(rounded({"about": about, "models": found}))
     if options.quick or options.lpips:
         print(text if options.lpips else f"{len(text)} bytes of results")

@@ -1,15 +1,19 @@
-"""KDM on the checkerboard: does one matrix do it, do its latents keep cells together, do they know outliers?
+"""KDM on the checkerboard: does one matrix do it, do its latents keep cells together,
+do they know outliers?
 
-    python benchmarks/kdm_board.py               # each row that data/checkerboard/kdm.json lacks: half an hour
-    python benchmarks/kdm_board.py --keep DIR    # and the dense model of seed 0, for chapter 16
+    python benchmarks/kdm_board.py               # each row that
+    data/checkerboard/kdm.json lacks: half an hour python benchmarks/kdm_board.py --keep
+    DIR    # and the dense model of seed 0, for chapter 16
 
-The paths of chapter 7, first and last point; 12,000 iterations of 128, as chapter 7's models have; dense and decomposed
-operators, three seeds. On 2,000 held-out noises: "end", the error at the end as a share of the data's variance, beside
-HKD's; "cells", the adjusted Rand index between the cells where the true paths end and a clustering (k-means, 8 groups)
-of pushed latents K z_T + b, and of the noises themselves as a control; "outliers", the area under the curve when the
-least density of a pushed latent (distance to its 10th neighbour among 10,000 training pictures' latents) is to tell
-the noises whose samples leave the board by more than a tenth of a cell, with the same for the noises as a control.
-Intervals are 95 %, 1,000 bootstrap draws. One thread.
+The paths of chapter 7, first and last point; 12,000 iterations of 128, as chapter 7's
+models have; dense and decomposed operators, three seeds. On 2,000 held-out noises:
+"end", the error at the end as a share of the data's variance, beside HKD's; "cells",
+the adjusted Rand index between the cells where the true paths end and a clustering
+(k-means, 8 groups) of pushed latents K z_T + b, and of the noises themselves as a
+control; "outliers", the area under the curve when the least density of a pushed latent
+(distance to its 10th neighbour among 10,000 training pictures' latents) is to tell the
+noises whose samples leave the board by more than a tenth of a cell, with the same for
+the noises as a control. Intervals are 95 %, 1,000 bootstrap draws. One thread.
 """
 
 import argparse
@@ -49,7 +53,9 @@ RECIPE = TrainConfig(
 
 
 def cell(x: np.ndarray) -> np.ndarray:
-    """Which of the 16 squares of the board a point lies in (points outside: the nearest one's)."""
+    """Which of the 16 squares of the board a point lies in (points outside: the nearest
+    one's).
+    """
     i, j = np.clip(np.floor((x.T / HALF + 1) * 2), 0, 3).astype(int)
     return 4 * i + j
 
@@ -64,28 +70,39 @@ def off_board(x: np.ndarray) -> np.ndarray:
 
 
 def rand_index(a: np.ndarray, b: np.ndarray) -> float:
-    """Adjusted Rand index of two labellings: 1 for the same groups, 0 for chance. Source: Hubert & Arabie
-    1985.
+    """Adjusted Rand index of two labellings: 1 for the same groups, 0 for chance.
+    Source: Hubert & Arabie 1985.
     """
     table = np.zeros((a.max() + 1, b.max() + 1))
     np.add.at(table, (a, b), 1)
     pairs = lambda n: (n * (n - 1) / 2).sum()
-    both, rows, columns, all_pairs = pairs(table), pairs(table.sum(1)), pairs(table.sum(0)), pairs(np.array([len(a)]))
+    both = pairs(table)
+    rows = pairs(table.sum(1))
+    columns = pairs(table.sum(0))
+    all_pairs = pairs(np.array([len(a)]))
     chance = rows * columns / all_pairs
     return float((both - chance) / ((rows + columns) / 2 - chance))
 
 
 def area(score: np.ndarray, found: np.ndarray) -> float:
-    """Area under the curve: how often a true case has a higher score than a false one."""
+    """Area under the curve: how often a true case has a higher score than a false
+    one.
+    """
     rank = score.argsort().argsort() + 1.0
     n = found.sum()
     return float((rank[found].sum() - n * (n + 1) / 2) / (n * (len(found) - n)))
 
 
 def interval(measure, *arrays: np.ndarray, draws: int = 1000) -> list[float]:
-    """The measure, and the 2.5 and 97.5 percent quantiles over resamplings of the points."""
-    rng, n = np.random.default_rng(0), len(arrays[0])
-    again = [measure(*(a[index] for a in arrays)) for index in (rng.integers(0, n, n) for _ in range(draws))]
+    """The measure, and the 2.5 and 97.5 percent quantiles over resamplings of the
+    points.
+    """
+    rng = np.random.default_rng(0)
+    n = len(arrays[0])
+    again = [
+        measure(*(a[index] for a in arrays))
+        for index in (rng.integers(0, n, n) for _ in range(draws))
+    ]
     return [measure(*arrays), *np.quantile(again, [0.025, 0.975]).tolist()]
 
 
@@ -100,7 +117,9 @@ def groups(points: np.ndarray) -> np.ndarray:
 
 def sparse(points: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Distance to the 10th nearest of `among`."""
-    gaps = torch.cdist(torch.from_numpy(points).float(), torch.from_numpy(among).float())
+    gaps = torch.cdist(
+        torch.from_numpy(points).float(), torch.from_numpy(among).float()
+    )
     return gaps.kthvalue(10, dim=1).values.numpy()
 
 
@@ -115,11 +134,17 @@ def trained(operator: str, seed: int, paths: Path) -> KDM:
 
 @torch.no_grad()
 def measure(model: KDM, x: torch.Tensor, train: torch.Tensor) -> dict:
-    """What the chapter's tables show; x (2, 2000, 2) the held-out noises at sigma_max and their ends."""
-    noise, end = x[0] / SIGMA_MAX, x[-1]
-    made, pushed = model.sample(noise), model.push(model.encode_noise(x[0]))
-    cells, out = cell(end.numpy()), off_board(made.numpy()) > 0.1
-    shown, applied = model.operator.eigenvalues(), torch.linalg.eigvals(model.operator.matrix().double())
+    """What the chapter's tables show; x (2, 2000, 2) the held-out noises at sigma_max
+    and their ends.
+    """
+    noise = x[0] / SIGMA_MAX
+    end = x[-1]
+    made = model.sample(noise)
+    pushed = model.push(model.encode_noise(x[0]))
+    cells = cell(end.numpy())
+    out = off_board(made.numpy()) > 0.1
+    shown = model.operator.eigenvalues()
+    applied = torch.linalg.eigvals(model.operator.matrix().double())
     known = model.encode(train[:10_000]).numpy()
     return {
         "end": float((made - end).square().mean() / end.var(0, correction=0).mean()),
@@ -134,14 +159,24 @@ def measure(model: KDM, x: torch.Tensor, train: torch.Tensor) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", type=pathlib.Path, help="folder for the dense model of seed 0")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--keep", type=pathlib.Path, help="folder for the dense model of seed 0"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     whole = cached(20_000, 1)
     paths = Path(whole.sigmas[[0, -1]], whole.x[[0, -1]], whole.nfe)
-    held_out = read_tensors(data_folder() / "checkerboard" / "held-out.safetensors")[0]["x"][[0, -1]]
-    rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
+    held_out = read_tensors(data_folder() / "checkerboard" / "held-out.safetensors")[0][
+        "x"
+    ][[0, -1]]
+    rows = (
+        json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
+        if RESULTS.is_file()
+        else []
+    )
     about = {
         "what": __doc__.split("\n\n")[2].replace("\n", " "),
         "command": "python benchmarks/kdm_board.py",
@@ -160,8 +195,16 @@ def main() -> None:
             if done:
                 continue
             found = measure(model, held_out, paths.x[-1])
-            rows.append({"operator": operator, "seed": seed, **{k: rounded(v) for k, v in found.items()}})
-            write_atomic(RESULTS, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
+            rows.append(
+                {
+                    "operator": operator,
+                    "seed": seed,
+                    **{k: rounded(v) for k, v in found.items()},
+                }
+            )
+            write_atomic(
+                RESULTS, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode()
+            )
             print(" ".join(f"{k} {v}" for k, v in rows[-1].items()), flush=True)
 
 

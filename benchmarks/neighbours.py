@@ -1,13 +1,18 @@
-"""Does one step copy? How far samples are from their nearest training pictures, beside what copies would score.
+"""Does one step copy? How far samples are from their nearest training pictures, beside
+what copies would score.
 
-    python benchmarks/neighbours.py --data cifar    # a minute on one thread; writes data/neighbours.json
+    python benchmarks/neighbours.py --data cifar    # a minute on one thread; writes
+    data/neighbours.json
 
-1,000 one-step samples look for their nearest neighbours among all 50,000 training pictures, as they are and mirrored.
-So do 1,000 test pictures, which no training saw, and 1,000 training pictures after three treatments that a memorising
-model could be forgiven: mirrored and compressed, softened to half the resolution, shifted. Distances are Euclidean, of
-pixels and of the bundled classifier's features, as shares of the distance between two training pictures
-at random; the ratio is that of the nearest to the mean of the fifty nearest, which is low for a copy even where soft
-pictures are near to everything. The file has quantiles and histograms, and numbers of pictures, but no picture.
+1,000 one-step samples look for their nearest neighbours among all 50,000 training
+pictures, as they are and mirrored. So do 1,000 test pictures, which no training saw,
+and 1,000 training pictures after three treatments that a memorising model could be
+forgiven: mirrored and compressed, softened to half the resolution, shifted. Distances
+are Euclidean, of pixels and of the bundled classifier's features, as shares of the
+distance between two training pictures at random; the ratio is that of the nearest to
+the mean of the fifty nearest, which is low for a copy even where soft pictures are near
+to everything. The file has quantiles and histograms, and numbers of pictures, but no
+picture.
 """
 
 import argparse
@@ -31,14 +36,21 @@ from hkd_mini.precision import choose, computing
 from hkd_mini.weights import data_folder, write_atomic
 
 OUT = data_folder() / "neighbours.json"
-HKD, FEATURES = "hkd-cifar10", "features-cifar10"
-N, NEAR, SEED = 1000, 50, 0
+HKD = "hkd-cifar10"
+FEATURES = "features-cifar10"
+N = 1000
+NEAR = 50
+SEED = 0
 QUANTILES = (0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1)
-EDGES = [round(0.025 * k, 3) for k in range(49)]  # 0 to 1.2; what is beyond counts in the last bin
-SIZES = (1000, 2000, 5000, 10_000)  # of sets of test pictures, for the Frechet distance of true pictures
+# 0 to 1.2; what is beyond counts in the last bin
+EDGES = [round(0.025 * k, 3) for k in range(49)]
+# of sets of test pictures, for the Frechet distance of true pictures
+SIZES = (1000, 2000, 5000, 10_000)
 
 
-def compressed(x: UInt8[Tensor, "n 3 h w"], quality: int = 40) -> UInt8[Tensor, "n 3 h w"]:
+def compressed(
+    x: UInt8[Tensor, "n 3 h w"], quality: int = 40
+) -> UInt8[Tensor, "n 3 h w"]:
     """Each picture through JPEG once more."""
     out = []
     for picture in x.permute(0, 2, 3, 1).numpy():
@@ -50,23 +62,33 @@ def compressed(x: UInt8[Tensor, "n 3 h w"], quality: int = 40) -> UInt8[Tensor, 
 
 def softened(x: UInt8[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 h w"]:
     """Half the resolution, and back."""
-    return to_uint8(F.interpolate(F.avg_pool2d(to_unit(x), 2), scale_factor=2, mode="bilinear").clamp(-1, 1))
+    return to_uint8(
+        F.interpolate(
+            F.avg_pool2d(to_unit(x), 2), scale_factor=2, mode="bilinear"
+        ).clamp(-1, 1)
+    )
 
 
 def shifted(x: UInt8[Tensor, "n 3 h w"], by: int = 2) -> UInt8[Tensor, "n 3 h w"]:
     """Down and to the right, the border repeated."""
-    return F.pad(x.float(), (by, 0, by, 0), mode="replicate")[..., :-by, :-by].to(torch.uint8)
+    return F.pad(x.float(), (by, 0, by, 0), mode="replicate")[..., :-by, :-by].to(
+        torch.uint8
+    )
 
 
 def sets(data: str) -> dict[str, tuple[str, Tensor]]:
     """Name, words and pictures (N, 3, 32, 32) of all that look for neighbours."""
-    seen, rng = load_cifar10("train", data).x, torch.Generator().manual_seed(SEED)
+    seen = load_cifar10("train", data).x
+    rng = torch.Generator().manual_seed(SEED)
     some = seen[torch.randperm(len(seen), generator=rng)[:N]]
     samples = evaluation.draw(hkd_mini.load(HKD), N, SEED, precision="auto")
     return {
         "samples": (f"one-step samples of {HKD}", samples),
         "test": ("test pictures", load_cifar10("test", data).x[:N]),
-        "mirrored": ("training pictures, mirrored and compressed again", compressed(some.flip(-1))),
+        "mirrored": (
+            "training pictures, mirrored and compressed again",
+            compressed(some.flip(-1)),
+        ),
         "soft": ("training pictures, softened", softened(some)),
         "shifted": ("training pictures, shifted by two pixels", shifted(some)),
     }
@@ -79,7 +101,9 @@ def views() -> dict:
     @torch.no_grad()
     def features(x):
         with computing(choose("auto"), "cpu"):
-            return torch.cat([classifier.embed(to_unit(part)).float() for part in x.split(500)])
+            return torch.cat(
+                [classifier.embed(to_unit(part)).float() for part in x.split(500)]
+            )
 
     return {"pixels": lambda x: to_unit(x).flatten(1), "features": features}
 
@@ -87,22 +111,33 @@ def views() -> dict:
 def nearest(
     query: UInt8[Tensor, "n 3 h w"], base: Float[Tensor, "m dim"], view
 ) -> tuple[Float[Tensor, "n near"], Int[Tensor, "n near"]]:
-    """Distances and numbers of the NEAR nearest rows of `base`, whichever way round the query is held.
+    """Distances and numbers of the NEAR nearest rows of `base`, whichever way round the
+    query is held.
 
-    Candidates are found in bfloat16, which a CPU multiplies ten times faster, and measured in float32.
+    Candidates are found in bfloat16, which a CPU multiplies ten times faster, and
+    measured in float32.
     """
     centre = base[:1000].mean(0)
     both = torch.stack([view(query), view(query.flip(-1))]) - centre  # (2, n, dim)
-    best, index = torch.full((len(query), NEAR), torch.inf), torch.zeros(len(query), NEAR, dtype=torch.long)
+    best = torch.full((len(query), NEAR), torch.inf)
+    index = torch.zeros(len(query), NEAR, dtype=torch.long)
     for start in range(0, len(base), 5000):
         part = base[start : start + 5000] - centre
-        product = (both.flatten(0, 1).bfloat16() @ part.bfloat16().T).float().unflatten(0, both.shape[:2])
-        away = (both.square().sum(-1, keepdim=True) + part.square().sum(1) - 2 * product).amin(0)
+        product = (
+            (both.flatten(0, 1).bfloat16() @ part.bfloat16().T)
+            .float()
+            .unflatten(0, both.shape[:2])
+        )
+        away = (
+            both.square().sum(-1, keepdim=True) + part.square().sum(1) - 2 * product
+        ).amin(0)
         numbers = torch.arange(start, start + len(part)).expand_as(away)
         best, kept = torch.cat([best, away], 1).topk(NEAR, largest=False)
         index = torch.cat([index, numbers], 1).gather(1, kept)
     some = zip(both.split(50, dim=1), index.split(50), strict=True)
-    exact = torch.cat([(a[:, :, None] - (base[i] - centre)).norm(dim=-1).amin(0) for a, i in some])
+    exact = torch.cat(
+        [(a[:, :, None] - (base[i] - centre)).norm(dim=-1).amin(0) for a, i in some]
+    )
     order = exact.argsort(1)
     return exact.gather(1, order), index.gather(1, order)
 
@@ -110,21 +145,35 @@ def nearest(
 def typical(base: Float[Tensor, "m dim"]) -> float:
     """Root mean square distance of two rows drawn at random."""
     rng = torch.Generator().manual_seed(SEED)
-    one, other = (base[torch.randperm(len(base), generator=rng)[:10_000]] for _ in range(2))
+    one, other = (
+        base[torch.randperm(len(base), generator=rng)[:10_000]] for _ in range(2)
+    )
     return float((one - other).square().sum(1).mean().sqrt())
 
 
 def summary(values: Float[Tensor, " n"]) -> dict[str, list]:
     """Quantiles, and counts between EDGES."""
-    found = torch.quantile(values.double(), torch.tensor(QUANTILES, dtype=torch.float64))
-    counts = torch.histogram(values.clamp(max=EDGES[-1] - 1e-6), torch.tensor(EDGES)).hist
-    return {"quantiles": [round(v, 4) for v in found.tolist()], "counts": counts.int().tolist()}
+    found = torch.quantile(
+        values.double(), torch.tensor(QUANTILES, dtype=torch.float64)
+    )
+    counts = torch.histogram(
+        values.clamp(max=EDGES[-1] - 1e-6), torch.tensor(EDGES)
+    ).hist
+    return {
+        "quantiles": [round(v, 4) for v in found.tolist()],
+        "counts": counts.int().tolist(),
+    }
 
 
-def looked_up(named: dict[str, tuple[str, Tensor]], images: Tensor) -> tuple[dict, list]:
-    """For every set the summaries of its distances; and the samples that are nearest to a training picture."""
+def looked_up(
+    named: dict[str, tuple[str, Tensor]], images: Tensor
+) -> tuple[dict, list]:
+    """For every set the summaries of its distances; and the samples that are nearest to
+    a training picture.
+    """
     found = {name: {"what": words, "n": len(x)} for name, (words, x) in named.items()}
-    closest, everything = {}, torch.cat([x for _, x in named.values()])
+    closest = {}
+    everything = torch.cat([x for _, x in named.values()])
     for what, view in views().items():
         base = view(images)
         best, index = nearest(everything, base, view)
@@ -135,39 +184,70 @@ def looked_up(named: dict[str, tuple[str, Tensor]], images: Tensor) -> tuple[dic
             found[name][what] = summary(best[mine, 0] / unit)
             found[name][f"{what}, ratio"] = summary(ratio[mine])
         low = ratio[:N].argsort()[:8].tolist()  # the first set is the samples
-        closest[what] = [{"sample": i, "training": index[i, 0].item(), "ratio": round(ratio[i].item(), 4)} for i in low]
-        print(what, {name: found[name][f"{what}, ratio"]["quantiles"][4] for name in named}, flush=True)
+        closest[what] = [
+            {
+                "sample": i,
+                "training": index[i, 0].item(),
+                "ratio": round(ratio[i].item(), 4),
+            }
+            for i in low
+        ]
+        print(
+            what,
+            {name: found[name][f"{what}, ratio"]["quantiles"][4] for name in named},
+            flush=True,
+        )
     return found, closest
 
 
 def frechet_of_true(data: str, images: Tensor) -> dict[str, float]:
-    """Frechet distance of the first n test pictures to all training pictures: what a perfect sampler would get."""
-    features, true = views()["features"], load_cifar10("test", data).x
-    of_all, of_true = metrics.statistics([features(images)]), features(true)
-    return {str(n): round(metrics.frechet_distance(metrics.statistics([of_true[:n]]), of_all), 3) for n in SIZES}
+    """Frechet distance of the first n test pictures to all training pictures: what a
+    perfect sampler would get.
+    """
+    features = views()["features"]
+    true = load_cifar10("test", data).x
+    of_all = metrics.statistics([features(images)])
+    of_true = features(true)
+    return {
+        str(n): round(
+            metrics.frechet_distance(metrics.statistics([of_true[:n]]), of_all), 3
+        )
+        for n in SIZES
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="folder with CIFAR-10")
     data = parser.parse_args().data
     torch.set_num_threads(1)
     images = load_cifar10("train", data).x
     found, closest = looked_up(sets(data), images)
-    digest = lambda name: hashlib.sha256((data_folder() / name / "model.safetensors").read_bytes()).hexdigest()
+    digest = lambda name: hashlib.sha256(
+        (data_folder() / name / "model.safetensors").read_bytes()
+    ).hexdigest()
     about = {
         "command": "python benchmarks/neighbours.py --data cifar",
         "seed": SEED,
         "device": f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}",
         "date": str(datetime.date.today()),
-        "weights": {f"{name}/model.safetensors": digest(name) for name in (HKD, FEATURES)},
+        "weights": {
+            f"{name}/model.safetensors": digest(name) for name in (HKD, FEATURES)
+        },
         "training": len(images),
         "near": NEAR,
         "probabilities": QUANTILES,
         "edges": EDGES,
     }
     floor = frechet_of_true(data, images)
-    line = {**about, "sets": found, "closest": closest, "frechet_of_test_pictures": floor}
+    line = {
+        **about,
+        "sets": found,
+        "closest": closest,
+        "frechet_of_test_pictures": floor,
+    }
     write_atomic(OUT, (json.dumps(line, indent=1) + "\n").encode())
     print("wrote", OUT)
 

@@ -2,11 +2,12 @@
 
     python benchmarks/precision.py [--quick] [--teacher NAME] [--paths N]
 
-`hkd-mini trajectories` makes the same paths three times on this machine, in this run, in one process: with its
-defaults, with `--precision fp32` and with `--precision bf16`. The three take turns, so that a machine that slows down
-slows all, and the shortest turn of each counts. The last line is the default's time over that of the faster of the
-other two: about 1 wherever `precision.choose` knows the machine. `--quick` takes 2 paths of 3 steps, one turn, and the
-small teacher.
+`hkd-mini trajectories` makes the same paths three times on this machine, in this run,
+in one process: with its defaults, with `--precision fp32` and with `--precision bf16`.
+The three take turns, so that a machine that slows down slows all, and the shortest turn
+of each counts. The last line is the default's time over that of the faster of the other
+two: about 1 wherever `precision.choose` knows the machine. `--quick` takes 2 paths of 3
+steps, one turn, and the small teacher.
 """
 
 import argparse
@@ -29,10 +30,19 @@ def seconds(wish: str, teacher: str, paths: int, steps: int) -> float:
     """How long the command takes, files and all."""
     flags = [] if wish == "default" else ["--precision", wish]
     with tempfile.TemporaryDirectory() as folder:
-        command = ["trajectories", "--teacher", teacher, "--out", str(pathlib.Path(folder, "paths"))]
+        command = [
+            "trajectories",
+            "--teacher",
+            teacher,
+            "--out",
+            str(pathlib.Path(folder, "paths")),
+        ]
         command += ["--n", str(paths), "--steps", str(steps), *flags]
         began = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             cli.main(command)
         return time.perf_counter() - began
 
@@ -40,7 +50,9 @@ def seconds(wish: str, teacher: str, paths: int, steps: int) -> float:
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--teacher", default="teacher-cifar10-tiny", help="bundled name or folder")
+    parser.add_argument(
+        "--teacher", default="teacher-cifar10-tiny", help="bundled name or folder"
+    )
     parser.add_argument("--paths", type=int, default=64)
     args = parser.parse_args(arguments)
     turns, paths, steps = (1, 2, 3) if args.quick else (3, args.paths, 18)
@@ -52,14 +64,23 @@ def main(arguments=None):
             times[wish].append(seconds(wish, args.teacher, paths, steps))
     device = cli.device()
     where = (
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads" if device == "cpu" else ""
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} "
+        "threads"
+        if device == "cpu"
+        else ""
     )
     where = where or torch.cuda.get_device_name()
-    print(f"{args.teacher}, {paths} paths of {2 * steps - 1} evaluations; {where}; torch {torch.__version__}")
+    print(
+        f"{args.teacher}, {paths} paths of {2 * steps - 1} evaluations; {where}; "
+        f"torch {torch.__version__}"
+    )
     least = {wish: min(found) for wish, found in times.items()}
     for wish, found in least.items():
         rate = paths * (2 * steps - 1) / found
-        print(f"{wish:8} {found:8.2f} s   {rate:8.1f} evaluations/s" + (f"   = {choose()}" * (wish == "default")))
+        print(
+            f"{wish:8} {found:8.2f} s   {rate:8.1f} evaluations/s"
+            + (f"   = {choose()}" * (wish == "default"))
+        )
     print(f"ratio {least['default'] / min(least['fp32'], least['bf16']):.2f}")
 
 

@@ -1,17 +1,23 @@
-"""One-step generation, side by side: every method on one teacher, at one cost in network evaluations.
+"""One-step generation, side by side: every method on one teacher, at one cost in
+network evaluations.
 
-    python benchmarks/side_by_side.py          # each row that data/side-by-side/toy2d.json lacks, and the students
-    python benchmarks/side_by_side.py HKD      # rows of methods whose names start so
-    python benchmarks/side_by_side.py --sweep  # a quarter and a half of the cost; a network of half the width
+    python benchmarks/side_by_side.py          # each row that
+    data/side-by-side/toy2d.json lacks, and the students python
+    benchmarks/side_by_side.py HKD      # rows of methods whose names start so python
+    benchmarks/side_by_side.py --sweep  # a quarter and a half of the cost; a network of
+    half the width
 
-On the checkerboard of chapter 7. A teacher of 132 thousand parameters is trained once; every student starts from its
-weights (KDM, whose networks are others, from scratch) and may spend 4 million evaluations of a network for one point: a
-forward pass counts 1, a gradient 2 more, and a teacher's path 35. So a method that asks much of each sample sees fewer
-of them. Batch, learning rate and average are the same for all and nobody was tuned: one try each, three seeds. "sw" is
-the sliced Wasserstein distance of 10,000 samples to fresh data, in units of the data's deviation, "floor" that of two
-sets of data; "end" the relative error to the ends of 2,000 held-out teacher paths, which methods that learn the data
-and not the paths need not hit; "spike" the largest loss of the run's second half over the median of the 101 around it.
-The teacher and the students of seed 0 are kept beside the table, in half precision, with the ends of the first 1,000
+On the checkerboard of chapter 7. A teacher of 132 thousand parameters is trained once;
+every student starts from its weights (KDM, whose networks are others, from scratch) and
+may spend 4 million evaluations of a network for one point: a forward pass counts 1, a
+gradient 2 more, and a teacher's path 35. So a method that asks much of each sample sees
+fewer of them. Batch, learning rate and average are the same for all and nobody was
+tuned: one try each, three seeds. "sw" is the sliced Wasserstein distance of 10,000
+samples to fresh data, in units of the data's deviation, "floor" that of two sets of
+data; "end" the relative error to the ends of 2,000 held-out teacher paths, which
+methods that learn the data and not the paths need not hit; "spike" the largest loss of
+the run's second half over the median of the 101 around it. The teacher and the students
+of seed 0 are kept beside the table, in half precision, with the ends of the first 1,000
 noises. Two processes of one thread.
 """
 
@@ -43,21 +49,40 @@ from hkd_mini.train import RECIPES, PathsInMemory, train, train_teacher
 from hkd_mini.weights import data_folder, read_tensors, write_atomic, write_tensors
 
 RESULTS = data_folder() / "side-by-side" / "toy2d.json"
-STUDENTS = RESULTS.with_suffix(".safetensors")  # seed 0, one file: "method/weight", and "method/ends" of 1,000 noises
+# seed 0, one file: "method/weight", and "method/ends" of 1,000 noises
+STUDENTS = RESULTS.with_suffix(".safetensors")
 CACHE = pathlib.Path("runs") / "side-by-side"
-WIDTH, NARROW = 80, 40
-BUDGET, PATHS, PATH_COST, SAMPLES, SHOWN = 4_000_000, 20_000, 35, 10_000, 1_000
-RECIPE = TrainConfig(batch=128, lr=1e-3, warmup=0, decay=0.5, ema_halflife=25_000, checkpoint=10**9, perceptual="none")
-TIMES, SEEDS = 3, 3
-# HKD's variants, and what one of their times costs beyond three: path decoding decodes again, linearity encodes again
+WIDTH = 80
+NARROW = 40
+BUDGET = 4_000_000
+PATHS = 20_000
+PATH_COST = 35
+SAMPLES = 10_000
+SHOWN = 1_000
+RECIPE = TrainConfig(
+    batch=128,
+    lr=1e-3,
+    warmup=0,
+    decay=0.5,
+    ema_halflife=25_000,
+    checkpoint=10**9,
+    perceptual="none",
+)
+TIMES = 3
+SEEDS = 3
+# HKD's variants, and what one of their times costs beyond three: path decoding decodes
+# again, linearity encodes again
 HKDS = {
     "HKD": ({}, {}, 3.0),
     "HKD, A = 0": ({"koopman": False}, {}, 3.0),
     "HKD-linear": ({}, {"path": 1.0, "linear": 0.1}, 6.0),
 }
 STEPS = {"DDPM 1000": 1000, "DDIM 10": 10, "DDIM 100": 100, "EDM 35": 18}
-COSTS = {name: method.cost for name, method in METHODS.items()} | {"KDM": 6}  # points: halves of networks, not whole
-PAIRED = {name for name, method in METHODS.items() if method.data == "pairs"} | set(HKDS)
+# points: halves of networks, not whole
+COSTS = {name: method.cost for name, method in METHODS.items()} | {"KDM": 6}
+PAIRED = {name for name, method in METHODS.items() if method.data == "pairs"} | set(
+    HKDS
+)
 
 
 def board(n: int, seed: int) -> torch.Tensor:
@@ -66,7 +91,9 @@ def board(n: int, seed: int) -> torch.Tensor:
 
 
 def spike(losses: list[float]) -> float | None:
-    """The largest loss of a run's second half, over the median of the 101 losses around it."""
+    """The largest loss of a run's second half, over the median of the 101 losses around
+    it.
+    """
     late = np.array(losses[len(losses) // 2 :])
     return float((late / median_filter(late, 101)).max()) if losses else None
 
@@ -107,7 +134,9 @@ def untrained(name: str, source: Denoiser) -> torch.nn.Module:
     return Matched(student) if name == "DMD" else student
 
 
-def trained(name: str, seed: int, budget: int, width: int) -> tuple[torch.nn.Module, list[float]]:
+def trained(
+    name: str, seed: int, budget: int, width: int
+) -> tuple[torch.nn.Module, list[float]]:
     """A method's student and its losses."""
     torch.manual_seed(seed)
     source = teacher(width)
@@ -117,27 +146,43 @@ def trained(name: str, seed: int, budget: int, width: int) -> tuple[torch.nn.Mod
     if name in HKDS:
         run = train(student, pairs, replace(config, times=TIMES, **HKDS[name][1]))
     else:
-        run = distil(student, name, board(100_000, 0) if pairs is None else pairs, config, source)
+        run = distil(
+            student, name, board(100_000, 0) if pairs is None else pairs, config, source
+        )
     return student, [step.loss for step in run]
 
 
 @torch.no_grad()
-def made(name: str, model: torch.nn.Module, start: torch.Tensor, seed: int = 0) -> torch.Tensor:
+def made(
+    name: str, model: torch.nn.Module, start: torch.Tensor, seed: int = 0
+) -> torch.Tensor:
     """Points from unit noise, by the student or by a many-step reference."""
     if name in STEPS:
-        x, levels = SIGMA_MAX * start, karras_sigmas(STEPS[name]).float()
+        x = SIGMA_MAX * start
+        levels = karras_sigmas(STEPS[name]).float()
         if name.startswith("DDPM"):
-            return ddpm(model, x, levels, generator=torch.Generator().manual_seed(seed)).x[-1]
+            return ddpm(
+                model, x, levels, generator=torch.Generator().manual_seed(seed)
+            ).x[-1]
         return (heun if name.startswith("EDM") else euler)(model, x, levels).x[-1]
-    return model.sample(start) if isinstance(model, HKD | KDM) else one_step(model, start)
+    return (
+        model.sample(start) if isinstance(model, HKD | KDM) else one_step(model, start)
+    )
 
 
-def row(name: str, seed: int, budget: int = BUDGET, width: int = WIDTH) -> tuple[dict, dict[str, torch.Tensor]]:
-    """One method at one seed, trained and measured; where the first noises end; and the student's weights."""
+def row(
+    name: str, seed: int, budget: int = BUDGET, width: int = WIDTH
+) -> tuple[dict, dict[str, torch.Tensor]]:
+    """One method at one seed, trained and measured; where the first noises end; and the
+    student's weights.
+    """
     torch.set_num_threads(1)
-    model, losses = (teacher(width), []) if name in STEPS else trained(name, seed, budget, width)
+    model, losses = (
+        (teacher(width), []) if name in STEPS else trained(name, seed, budget, width)
+    )
     truth = paths(teacher(width), 2_000, 9)
-    data, deviation = board(SAMPLES, 100 + seed), board(100_000, 0).std(0).mean()
+    data = board(SAMPLES, 100 + seed)
+    deviation = board(100_000, 0).std(0).mean()
     points = made(name, model, noise(SAMPLES, 10 + seed), seed)
     end = made(name, model, truth.x[0] / SIGMA_MAX, seed)
     directions = torch.Generator().manual_seed(0)
@@ -147,42 +192,73 @@ def row(name: str, seed: int, budget: int = BUDGET, width: int = WIDTH) -> tuple
         "seed": seed,
         "budget": budget,
         "width": width,
-        "sw": metrics.sliced_wasserstein(points / deviation, data / deviation, generator=directions),
+        "sw": metrics.sliced_wasserstein(
+            points / deviation, data / deviation, generator=directions
+        ),
         "end": float((end - truth.x[-1]).square().mean() / truth.x[-1].square().mean()),
         "spike": spike(losses),
-        "evaluations": {"DDPM 1000": 1000, "DDIM 10": 10, "DDIM 100": 100, "EDM 35": 35}.get(name, 1),
+        "evaluations": {
+            "DDPM 1000": 1000,
+            "DDIM 10": 10,
+            "DDIM 100": 100,
+            "EDM 35": 35,
+        }.get(name, 1),
         "trained_on": images(name, budget) if losses else 0,
         "parameters": sum(p.numel() for p in network.parameters()),
     }
-    weights = {} if name in STEPS else {k: v.detach().half() for k, v in network.named_parameters()}
+    weights = (
+        {}
+        if name in STEPS
+        else {k: v.detach().half() for k, v in network.named_parameters()}
+    )
     return found, {"ends": points[:SHOWN].half(), **weights}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", nargs="?", default="", help="only methods whose names start so")
-    parser.add_argument("--sweep", action="store_true", help="lower costs and a narrower network, seed 0")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "method", nargs="?", default="", help="only methods whose names start so"
+    )
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="lower costs and a narrower network, seed 0",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     for width in (WIDTH, NARROW) if options.sweep else (WIDTH,):
         teacher(width)
-    old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
+    old = (
+        json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
+        if RESULTS.is_file()
+        else []
+    )
     kept = {f"teacher/{k}": v.detach().half() for k, v in teacher().named_parameters()}
     kept["noise"] = noise(SHOWN, 10).half()
     kept |= read_tensors(STUDENTS)[0] if STUDENTS.is_file() else {}
     names = [*STEPS, *HKDS, *METHODS]
     key = lambda r: (r["budget"], r["width"], r["seed"], names.index(r["method"]))
     if options.sweep:
-        wanted = [(name, 0, BUDGET // part, WIDTH) for name in (*HKDS, *METHODS) for part in (2, 4)]
+        wanted = [
+            (name, 0, BUDGET // part, WIDTH)
+            for name in (*HKDS, *METHODS)
+            for part in (2, 4)
+        ]
         wanted += [(name, 0, BUDGET, NARROW) for name in ("EDM 35", *HKDS, *METHODS)]
     else:
-        wanted = [(name, seed, BUDGET, WIDTH) for seed in range(SEEDS) for name in names]
+        wanted = [
+            (name, seed, BUDGET, WIDTH) for seed in range(SEEDS) for name in names
+        ]
     done = {(r["method"], r["seed"], r["budget"], r["width"]) for r in old}
     wanted = [w for w in wanted if w[0].startswith(options.method) and w not in done]
     scale = board(100_000, 0).std(0).mean()
     floor = [
         metrics.sliced_wasserstein(
-            board(SAMPLES, 100 + s) / scale, board(SAMPLES, 200 + s) / scale, generator=torch.Generator().manual_seed(0)
+            board(SAMPLES, 100 + s) / scale,
+            board(SAMPLES, 200 + s) / scale,
+            generator=torch.Generator().manual_seed(0),
         )
         for s in range(SEEDS)
     ]
@@ -197,11 +273,18 @@ def main() -> None:
     }
     print(f"floor {statistics.mean(floor):.4f}")
     with concurrent.futures.ProcessPoolExecutor(2) as pool:
-        for found in concurrent.futures.as_completed([pool.submit(row, *w) for w in wanted]):
+        for found in concurrent.futures.as_completed(
+            [pool.submit(row, *w) for w in wanted]
+        ):
             line, weights = found.result()
             old.append(rounded(line))
             RESULTS.parent.mkdir(exist_ok=True)
-            write_atomic(RESULTS, (json.dumps({**about, "rows": sorted(old, key=key)}, indent=1) + "\n").encode())
+            write_atomic(
+                RESULTS,
+                (
+                    json.dumps({**about, "rows": sorted(old, key=key)}, indent=1) + "\n"
+                ).encode(),
+            )
             if (line["seed"], line["budget"], line["width"]) == (0, BUDGET, WIDTH):
                 kept |= {f"{line['method']}/{k}": v for k, v in weights.items()}
                 write_tensors(STUDENTS, kept)

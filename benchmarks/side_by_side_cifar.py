@@ -1,19 +1,25 @@
-"""One-step generation, side by side, on CIFAR-10: seven methods, one teacher, at the cost of the bundled HKD.
+"""One-step generation, side by side, on CIFAR-10: seven methods, one teacher, at the
+cost of the bundled HKD.
 
-    python benchmarks/side_by_side_cifar.py --data cifar              # each row that is missing: over an hour
-    python benchmarks/side_by_side_cifar.py --data cifar --only CD    # rows of methods whose names start so
+    python benchmarks/side_by_side_cifar.py --data cifar              # each row that is
+    missing: over an hour python benchmarks/side_by_side_cifar.py --data cifar --only CD
+    # rows of methods whose names start so
 
-The teacher is `teacher-cifar10`; every student starts from its weights (KDM, whose networks are others, from scratch)
-and may spend what the recipe of `cifar10-mini` spends, HKD being the bundled model: 4,608 teacher paths of 35
-evaluations, and 32,000 of them visited at two times, a gradient counted as two evaluations more: 353,280 in all.
-Methods that need no paths spend it all on pictures. An evaluation is the cost of one pass of the teacher; one of KDM's
-networks costs 0.36 of that. Batch, learning rate, decay and average are the recipe's for all, one try each, one seed;
-the distance d is the same wherever a method has one; the weights of HKD-linear's terms are those of chapter 11.
-"frechet" is the distance of 5,000 samples to the training pictures in the bundled features, which also served as d;
-"judge" the same in those of a second classifier that no training saw (`hkd-mini features --seed 1`), which the command
-trains first; "end" the mean square to the ends of 256 held-out paths, which methods that learn the data need not hit;
-"spike" the largest loss of the run's second half over the median of the 101 around it. Beside the results go the first
-twelve pictures of each method, of the same noises. Two processes of one thread.
+The teacher is `teacher-cifar10`; every student starts from its weights (KDM, whose
+networks are others, from scratch) and may spend what the recipe of `cifar10-mini`
+spends, HKD being the bundled model: 4,608 teacher paths of 35 evaluations, and 32,000
+of them visited at two times, a gradient counted as two evaluations more: 353,280 in
+all. Methods that need no paths spend it all on pictures. An evaluation is the cost of
+one pass of the teacher; one of KDM's networks costs 0.36 of that. Batch, learning rate,
+decay and average are the recipe's for all, one try each, one seed; the distance d is
+the same wherever a method has one; the weights of HKD-linear's terms are those of
+chapter 11. "frechet" is the distance of 5,000 samples to the training pictures in the
+bundled features, which also served as d; "judge" the same in those of a second
+classifier that no training saw (`hkd-mini features --seed 1`), which the command trains
+first; "end" the mean square to the ends of 256 held-out paths, which methods that learn
+the data need not hit; "spike" the largest loss of the run's second half over the median
+of the 101 around it. Beside the results go the first twelve pictures of each method, of
+the same noises. Two processes of one thread.
 """
 
 import argparse
@@ -43,15 +49,22 @@ from hkd_mini.trajectories import Trajectories, make
 from hkd_mini.weights import data_folder, read_tensors, write_atomic, write_tensors
 
 RESULTS = data_folder() / "side-by-side" / "cifar10-mini.json"
-PICTURES = RESULTS.with_suffix(".safetensors")  # the first samples of every method, from the same noises
+# the first samples of every method, from the same noises
+PICTURES = RESULTS.with_suffix(".safetensors")
 CACHE = pathlib.Path("runs") / "side-by-side"
-TEACHER, PRESET = "teacher-cifar10", "cifar10-mini"
+TEACHER = "teacher-cifar10"
+PRESET = "cifar10-mini"
 RECIPE = RECIPES[PRESET].distill
-PATHS, HELD_OUT, SAMPLES, SHOWN = 4608, 256, 5000, 12
+PATHS = 4608
+HELD_OUT = 256
+SAMPLES = 5000
+SHOWN = 12
 BUDGET = PATHS * PATH_COST + 3 * RECIPE.images * RECIPE.times
 NAMES = ("KD", "CD", "ECM", "KDM", "HKD, A = 0", "HKD-linear", "HKD")
-ASKED = {"path": 10.0, "linear": 1.0, "rate_A": 10.0, "onward": True}  # of HKD-linear, as hkd-cifar10-linear has them
-KDM_PASS = 0.362  # floating-point operations of one of its networks, as a share of the teacher's
+# of HKD-linear, as hkd-cifar10-linear has them
+ASKED = {"path": 10.0, "linear": 1.0, "rate_A": 10.0, "onward": True}
+# floating-point operations of one of its networks, as a share of the teacher's
+KDM_PASS = 0.362
 
 
 def cost(name: str) -> float:
@@ -73,8 +86,17 @@ def images(name: str) -> int:
 
 def stored(n: int, seed: int) -> Trajectories:
     """n paths of the bundled teacher, kept in runs/."""
-    folder, teacher = CACHE / f"paths-{n}-{seed}", hkd_mini.load(TEACHER)
-    for _ in make(teacher, teacher.config.shape, n, folder, seed=seed, resume=True, precision="auto"):
+    folder = CACHE / f"paths-{n}-{seed}"
+    teacher = hkd_mini.load(TEACHER)
+    for _ in make(
+        teacher,
+        teacher.config.shape,
+        n,
+        folder,
+        seed=seed,
+        resume=True,
+        precision="auto",
+    ):
         pass
     return Trajectories(folder)
 
@@ -86,19 +108,29 @@ def judge(data: str) -> str:
         torch.manual_seed(1)
         classifier = Classifier()
         config = replace(FEATURES, seed=1)
-        for _ in train_classifier(classifier, load_cifar10("train", data), config, out=str(folder), resume=True):
+        for _ in train_classifier(
+            classifier,
+            load_cifar10("train", data),
+            config,
+            out=str(folder),
+            resume=True,
+        ):
             pass
         classifier.save_pretrained(folder)
     return str(folder)
 
 
-def trained(name: str, seed: int, pictures: Images) -> tuple[torch.nn.Module, list[float]]:
+def trained(
+    name: str, seed: int, pictures: Images
+) -> tuple[torch.nn.Module, list[float]]:
     """A method's student, kept in runs/, and its losses."""
     torch.compiler.reset()  # a process compiles the same code for eight models at most
     torch.manual_seed(seed)
     if name == "HKD":
-        return hkd_mini.load("hkd-cifar10"), []  # trained with this recipe, these paths and seed 0
-    source, config = hkd_mini.load(TEACHER), replace(RECIPE, images=images(name), seed=seed)
+        # trained with this recipe, these paths and seed 0
+        return hkd_mini.load("hkd-cifar10"), []
+    source = hkd_mini.load(TEACHER)
+    config = replace(RECIPE, images=images(name), seed=seed)
     data = stored(PATHS, 1) if needs_paths(name) else pictures
     if name in HKDS:
         asked = ASKED if name == "HKD-linear" else {}
@@ -109,7 +141,8 @@ def trained(name: str, seed: int, pictures: Images) -> tuple[torch.nn.Module, li
         student = KDM(KDM_PRESETS[PRESET]) if name == "KDM" else copy.deepcopy(source)
         run = distil(student, name, data, config, source)
     losses = [step.loss for step in run]
-    plain = type(student)(student.config).eval()  # not compiled: measured at other batch sizes
+    # not compiled: measured at other batch sizes
+    plain = type(student)(student.config).eval()
     plain.load_state_dict(student.state_dict())
     plain.save_pretrained(CACHE / PRESET / f"{name}-{seed}")
     return plain, losses
@@ -117,11 +150,17 @@ def trained(name: str, seed: int, pictures: Images) -> tuple[torch.nn.Module, li
 
 @torch.no_grad()
 def made(model: torch.nn.Module, noise: torch.Tensor) -> torch.Tensor:
-    """Pictures of unit noise in one evaluation, in the fastest precision here, a batch at a time."""
+    """Pictures of unit noise in one evaluation, in the fastest precision here, a batch
+    at a time.
+    """
     out = []
     for some in noise.split(250):
         with computing(choose("auto"), "cpu"):
-            x = model.sample(some) if isinstance(model, HKD | KDM) else one_step(model, some)
+            x = (
+                model.sample(some)
+                if isinstance(model, HKD | KDM)
+                else one_step(model, some)
+            )
         out.append(x.float().clamp(-1, 1))
     return torch.cat(out)
 
@@ -132,7 +171,8 @@ def row(name: str, seed: int, data: str) -> tuple[dict, torch.Tensor]:
     model, losses = trained(name, seed, load_cifar10("train", data))
     truth = stored(HELD_OUT, 2).paths(range(HELD_OUT))
     noise = torch.randn(SAMPLES, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    samples, end = to_uint8(made(model, noise)), made(model, truth[0] / SIGMA_MAX)
+    samples = to_uint8(made(model, noise))
+    end = made(model, truth[0] / SIGMA_MAX)
     judged = evaluation.evaluate(samples, data, judge(data))
     found = {
         "method": name,
@@ -151,15 +191,23 @@ def row(name: str, seed: int, data: str) -> tuple[dict, torch.Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", required=True, help="folder with CIFAR-10")
     parser.add_argument("--only", default="", help="only methods whose names start so")
     options = parser.parse_args()
     torch.set_num_threads(1)
     judge(options.data), stored(PATHS, 1), stored(HELD_OUT, 2)
-    old = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.is_file() else []
+    old = (
+        json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
+        if RESULTS.is_file()
+        else []
+    )
     done = {r["method"] for r in old}
-    wanted = [name for name in NAMES if name.startswith(options.only) and name not in done]
+    wanted = [
+        name for name in NAMES if name.startswith(options.only) and name not in done
+    ]
     shown = read_tensors(PICTURES)[0] if PICTURES.is_file() else {}
     about = {
         "what": __doc__.split("\n\n")[2].replace("\n", " "),
@@ -170,13 +218,17 @@ def main() -> None:
         "recipe": asdict(RECIPE),
     }
     with concurrent.futures.ProcessPoolExecutor(2) as pool:
-        for found in concurrent.futures.as_completed([pool.submit(row, name, 0, options.data) for name in wanted]):
+        for found in concurrent.futures.as_completed(
+            [pool.submit(row, name, 0, options.data) for name in wanted]
+        ):
             line, pictures = found.result()
             old.append(rounded(line))
             shown[line["method"]] = pictures
             rows = sorted(old, key=lambda r: NAMES.index(r["method"]))
             write_tensors(PICTURES, shown)
-            write_atomic(RESULTS, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode())
+            write_atomic(
+                RESULTS, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode()
+            )
             print(" ".join(f"{k} {v}" for k, v in rounded(line).items()), flush=True)
 
 

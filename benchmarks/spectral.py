@@ -1,15 +1,20 @@
-"""Does a mode's rate say whether it draws something coarse or something fine? Bands against spatial frequencies.
+"""Does a mode's rate say whether it draws something coarse or something fine? Bands
+against spatial frequencies.
 
-    python benchmarks/spectral.py              # twenty minutes on one thread; writes data/spectrum.json
-    python benchmarks/spectral.py --quick      # eight samples of the small model, written nowhere
+    python benchmarks/spectral.py              # twenty minutes on one thread; writes
+    data/spectrum.json python benchmarks/spectral.py --quick      # eight samples of the
+    small model, written nowhere
 
-For both bundled HKDs and each resolution of their states, the modes are cut into eight bands of equal size by rank of a
-rate, jointly over the states of that resolution. Of 1,000 samples each band is taken out, everything else left whole,
-and the change of the picture is weighed by spatial frequency. Per sample: the rank correlation of the eight mean rates
-with the eight mean frequencies. Reported: its mean, a bootstrap interval over samples, and the share of all 40,320
-orders of the same eight bands that correlate as much. The interval says how sure the mean is for these bands and these
-weights; only the share says whether the order of the rates has anything to do with it. Controls: bands in storage order
-(what "sorting" equal rates gives), and bands drawn at random from modes or from whole channels.
+For both bundled HKDs and each resolution of their states, the modes are cut into eight
+bands of equal size by rank of a rate, jointly over the states of that resolution. Of
+1,000 samples each band is taken out, everything else left whole, and the change of the
+picture is weighed by spatial frequency. Per sample: the rank correlation of the eight
+mean rates with the eight mean frequencies. Reported: its mean, a bootstrap interval
+over samples, and the share of all 40,320 orders of the same eight bands that correlate
+as much. The interval says how sure the mean is for these bands and these weights; only
+the share says whether the order of the rates has anything to do with it. Controls:
+bands in storage order (what "sorting" equal rates gives), and bands drawn at random
+from modes or from whole channels.
 """
 
 import argparse
@@ -34,7 +39,12 @@ from hkd_mini.weights import data_folder, write_atomic
 
 OUT = data_folder() / "spectrum.json"
 MODELS = ("hkd-cifar10", "hkd-cifar10-linear")
-N, BANDS, SEED, DRAWS, NULLS, OF_NULL = 1000, 8, 13, 10_000, 10, 100
+N = 1000
+BANDS = 8
+SEED = 13
+DRAWS = 10_000
+NULLS = 10
+OF_NULL = 100
 BATCH = 100
 
 Masks = list[Bool[Tensor, "bands pairs h w"]]
@@ -42,7 +52,8 @@ Masks = list[Bool[Tensor, "bands pairs h w"]]
 
 def bands_by(model: hkd_mini.HKD, way: str, rng: torch.Generator) -> Masks:
     """The eight bands in one of several ways, lowest first: masks for every state."""
-    lams, groups = spectrum(model), list(by_level(model).values())
+    lams = spectrum(model)
+    groups = list(by_level(model).values())
     if way == "within":  # each state ranked by itself
         return band_masks(lams, BANDS)
     if way == "storage":  # equal rates, that is A = 0
@@ -50,25 +61,42 @@ def bands_by(model: hkd_mini.HKD, way: str, rng: torch.Generator) -> Masks:
     if way == "modes":
         drawn = [torch.rand(lam.shape, generator=rng) for lam in lams]
         return band_masks([torch.complex(u, u) for u in drawn], BANDS, groups=groups)
-    if way == "channels":  # a whole channel has one rank, hardly changed between its locations
-        drawn = [torch.rand(len(v), 1, 1, generator=rng) + 1e-6 * torch.rand(v.shape, generator=rng) for v in lams]
+    # a whole channel has one rank, hardly changed between its locations
+    if way == "channels":
+        drawn = [
+            torch.rand(len(v), 1, 1, generator=rng)
+            + 1e-6 * torch.rand(v.shape, generator=rng)
+            for v in lams
+        ]
         return band_masks([torch.complex(u, u) for u in drawn], BANDS, groups=groups)
     return band_masks(lams, BANDS, way, groups)
 
 
 def power_of(change: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch bins"]:
-    """Power by spatial frequency, the three colours added: first the mean's, then 1 to 16 cycles per picture."""
-    return torch.cat([change.mean((2, 3)).square().sum(1, keepdim=True), radial_power(change).sum(1)], 1)
+    """Power by spatial frequency, the three colours added: first the mean's, then 1 to
+    16 cycles per picture.
+    """
+    return torch.cat(
+        [
+            change.mean((2, 3)).square().sum(1, keepdim=True),
+            radial_power(change).sum(1),
+        ],
+        1,
+    )
 
 
 @torch.no_grad()
 def powers(
-    model: hkd_mini.HKD, states: list[Tensor], masks: Masks, members: list[int], alone: bool = False
+    model: hkd_mini.HKD,
+    states: list[Tensor],
+    masks: Masks,
+    members: list[int],
+    alone: bool = False,
 ) -> Float[Tensor, "bands n bins"]:
     """Radial power of what each band of the states in `members` draws.
 
-    Left out: the picture less the picture without the band, all other states whole. Alone: the picture of nothing but
-    the band, less the picture of nothing.
+    Left out: the picture less the picture without the band, all other states whole.
+    Alone: the picture of nothing but the band, less the picture of nothing.
     """
     found = []
     for part in zip(*(z.split(BATCH) for z in states)):
@@ -77,30 +105,48 @@ def powers(
         per_band = []
         for b in range(len(masks[0])):
             if alone:
-                kept = [apply_mask(z, masks[i][b]) if i in members else 0 * z for i, z in enumerate(part)]
+                kept = [
+                    apply_mask(z, masks[i][b]) if i in members else 0 * z
+                    for i, z in enumerate(part)
+                ]
                 change = model.decode(kept) - nothing
             else:
-                left = [apply_mask(z, ~masks[i][b]) if i in members else z for i, z in enumerate(part)]
+                left = [
+                    apply_mask(z, ~masks[i][b]) if i in members else z
+                    for i, z in enumerate(part)
+                ]
                 change = whole - model.decode(left)
             per_band.append(power_of(change))
         found.append(torch.stack(per_band))
     return torch.cat(found, 1)
 
 
-def correlations(rates: Float[np.ndarray, "bands"], frequency: Float[np.ndarray, "n bands"]) -> np.ndarray:
-    """Spearman's rank correlation of the bands' rates and frequencies, one for every sample."""
-    a, b = rankdata(rates), rankdata(frequency, axis=1)
-    a, b = a - a.mean(), b - b.mean(1, keepdims=True)
+def correlations(
+    rates: Float[np.ndarray, "bands"], frequency: Float[np.ndarray, "n bands"]
+) -> np.ndarray:
+    """Spearman's rank correlation of the bands' rates and frequencies, one for every
+    sample.
+    """
+    a = rankdata(rates)
+    b = rankdata(frequency, axis=1)
+    a = a - a.mean()
+    b = b - b.mean(1, keepdims=True)
     return b @ a / np.sqrt((a**2).sum() * (b**2).sum(1))
 
 
 def verdict(rates: np.ndarray, frequency: np.ndarray) -> dict:
-    """Mean correlation, bootstrap interval over samples, and the share of all orders of the bands that do as well."""
-    rho, rng = correlations(rates, frequency), np.random.default_rng(SEED)
+    """Mean correlation, bootstrap interval over samples, and the share of all orders of
+    the bands that do as well.
+    """
+    rho = correlations(rates, frequency)
+    rng = np.random.default_rng(SEED)
     means = rho[rng.integers(len(rho), size=(DRAWS, len(rho)))].mean(1)
     low, high = np.quantile(means, (0.025, 0.975))
     b = rankdata(frequency, axis=1)
-    b = ((b - b.mean(1, keepdims=True)) / np.sqrt(((b - b.mean(1, keepdims=True)) ** 2).sum(1, keepdims=True))).mean(0)
+    b = (
+        (b - b.mean(1, keepdims=True))
+        / np.sqrt(((b - b.mean(1, keepdims=True)) ** 2).sum(1, keepdims=True))
+    ).mean(0)
     orders = np.array(list(itertools.permutations(np.arange(BANDS) - (BANDS - 1) / 2)))
     others = orders @ b / np.sqrt((orders[0] ** 2).sum())
     chance = (np.abs(others) >= abs(rho.mean()) - 1e-9).mean()
@@ -108,20 +154,36 @@ def verdict(rates: np.ndarray, frequency: np.ndarray) -> dict:
 
 
 def mean_frequency(power: Float[Tensor, "bands n bins"]) -> np.ndarray:
-    """(n, bands), cycles per picture, weighed with power; the mean colour has no frequency and is left aside."""
+    """(n, bands), cycles per picture, weighed with power; the mean colour has no
+    frequency and is left aside.
+    """
     waves = power[..., 1:]
-    return ((waves * torch.arange(1, waves.shape[-1] + 1)).sum(-1) / waves.sum(-1)).T.double().numpy()
+    return (
+        ((waves * torch.arange(1, waves.shape[-1] + 1)).sum(-1) / waves.sum(-1))
+        .T.double()
+        .numpy()
+    )
 
 
 def means(lams: list[Tensor], masks: Masks, members: list[int], key: str) -> np.ndarray:
     """Mean rate of every band over the states in `members`."""
     return np.array(
-        [torch.cat([rate(lams[i], key)[masks[i][b]] for i in members]).double().mean().item() for b in range(BANDS)]
+        [
+            torch.cat([rate(lams[i], key)[masks[i][b]] for i in members])
+            .double()
+            .mean()
+            .item()
+            for b in range(BANDS)
+        ]
     )
 
 
-def drawn_by(model, states: list[Tensor], masks: Masks, members: list[int], alone: bool = False) -> dict:
-    """What each band draws: mean frequency, mean square of the change, power by frequency, and every sample alone."""
+def drawn_by(
+    model, states: list[Tensor], masks: Masks, members: list[int], alone: bool = False
+) -> dict:
+    """What each band draws: mean frequency, mean square of the change, power by
+    frequency, and every sample alone.
+    """
     power = powers(model, states, masks, members, alone)
     frequency = mean_frequency(power)
     return {
@@ -138,22 +200,44 @@ def compositions(masks: Masks, members: list[int]) -> list[list[float]]:
     return (counts / counts.sum(1, keepdim=True)).tolist()
 
 
-def level_of(model, states: list[Tensor], members: list[int], nulls: int, rng: torch.Generator) -> dict:
+def level_of(
+    model, states: list[Tensor], members: list[int], nulls: int, rng: torch.Generator
+) -> dict:
     """One resolution: bands in five ways, and random ones."""
-    lams, found = spectrum(model), {}
-    ways = {"alpha": "alpha", "alone": "alpha", "abs": "abs", "within": "within", "storage": "storage"}
+    lams = spectrum(model)
+    found = {}
+    ways = {
+        "alpha": "alpha",
+        "alone": "alpha",
+        "abs": "abs",
+        "within": "within",
+        "storage": "storage",
+    }
     for name, way in ways.items():
         masks = bands_by(model, way, rng)
         rates = means(lams, masks, members, "abs" if way == "abs" else "alpha")
         drawn = drawn_by(model, states, masks, members, alone=name == "alone")
         order = np.arange(BANDS) if way == "storage" else rates
-        line = {**verdict(order, drawn.pop("of samples")), "rates": rates.tolist(), **drawn}
+        line = {
+            **verdict(order, drawn.pop("of samples")),
+            "rates": rates.tolist(),
+            **drawn,
+        }
         found[name] = {**line, "states": compositions(masks, members)}
-        print(f"  {name}", {k: round(float(v), 3) for k, v in list(line.items())[:4]}, flush=True)
+        print(
+            f"  {name}",
+            {k: round(float(v), 3) for k, v in list(line.items())[:4]},
+            flush=True,
+        )
     few = [z[:OF_NULL] for z in states]
     for way in ("modes", "channels"):
-        again = [powers(model, few, bands_by(model, way, rng), members) for _ in range(nulls)]
-        rhos = [correlations(np.arange(BANDS), mean_frequency(power)).mean() for power in again]
+        again = [
+            powers(model, few, bands_by(model, way, rng), members) for _ in range(nulls)
+        ]
+        rhos = [
+            correlations(np.arange(BANDS), mean_frequency(power)).mean()
+            for power in again
+        ]
         found[f"random {way}"] = sorted(rhos)
         print(f"  random {way}", np.round(sorted(rhos), 2), flush=True)
     return found
@@ -162,15 +246,23 @@ def level_of(model, states: list[Tensor], members: list[int], nulls: int, rng: t
 @torch.no_grad()
 def measured(model: hkd_mini.HKD, n: int, nulls: int) -> dict:
     """Everything about one model, level by level; and what each whole state draws."""
-    rng, T, eps = torch.Generator().manual_seed(SEED), model.clock.T, model.clock.eps
+    rng = torch.Generator().manual_seed(SEED)
+    T = model.clock.T
+    eps = model.clock.eps
     noise = torch.randn(n, 3, 32, 32, generator=rng)
-    parts = [model.evolve(model.encode(SIGMA_MAX * part, T), T, eps) for part in noise.split(BATCH)]
-    states, found = [torch.cat(z) for z in zip(*parts)], {}
+    parts = [
+        model.evolve(model.encode(SIGMA_MAX * part, T), T, eps)
+        for part in noise.split(BATCH)
+    ]
+    states = [torch.cat(z) for z in zip(*parts)]
+    found = {}
     for (h, w), members in by_level(model).items():
         print(f"{h}x{w}")
         found[f"{h}x{w}"] = level_of(model, states, members, nulls, rng)
     n_states = len(states)
-    each = [torch.zeros(n_states, *lam.shape, dtype=torch.bool) for lam in spectrum(model)]
+    each = [
+        torch.zeros(n_states, *lam.shape, dtype=torch.bool) for lam in spectrum(model)
+    ]
     for i, mask in enumerate(each):
         mask[i] = True
     drawn = drawn_by(model, states, each, list(range(n_states)))
@@ -179,14 +271,22 @@ def measured(model: hkd_mini.HKD, n: int, nulls: int) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="eight samples of the small model, nothing written")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="eight samples of the small model, nothing written",
+    )
     quick = parser.parse_args(argv).quick
     torch.set_num_threads(1)
     if quick:
         print(json.dumps(rounded(measured(hkd_mini.load(MODELS[1]), 8, 1)))[:400])
         return
-    digest = lambda name: hashlib.sha256((data_folder() / name / "model.safetensors").read_bytes()).hexdigest()
+    digest = lambda name: hashlib.sha256(
+        (data_folder() / name / "model.safetensors").read_bytes()
+    ).hexdigest()
     about = {
         "command": "python benchmarks/spectral.py",
         "seed": SEED,
@@ -197,8 +297,12 @@ def main(argv: list[str] | None = None) -> None:
         "date": str(datetime.date.today()),
         "weights": {f"{name}/model.safetensors": digest(name) for name in MODELS},
     }
-    models = {name: measured(hkd_mini.load(name), N, NULLS) for name in reversed(MODELS)}
-    write_atomic(OUT, (json.dumps(rounded({**about, "models": models})) + "\n").encode())
+    models = {
+        name: measured(hkd_mini.load(name), N, NULLS) for name in reversed(MODELS)
+    }
+    write_atomic(
+        OUT, (json.dumps(rounded({**about, "models": models})) + "\n").encode()
+    )
     print("wrote", OUT)
 
 

@@ -1,19 +1,23 @@
-"""What a step of distillation costs beside a step of diffusion training, per evaluated picture.
+"""What a step of distillation costs beside a step of diffusion training, per evaluated
+picture.
 
     python benchmarks/train_step.py [--quick] [--preset NAME] [--batch N]
 
-Two runs of the training loop (`loop.Run`) take turns on this machine: EDM's loss on a batch of pictures, and HKD's on
-half as many paths with two points of each, so that both send the same number of pictures through the same network and
-back. Both include what the loop does: bfloat16 where it is native, channels-last memory, compilation, the clipped gradient, Adam
-and the moving average. What HKD has more is its loss and the evolution of its states. The distance is the mean square
-alone; what the bundled feature network adds is printed on a line of its own and is not in the ratio, since a teacher
+Two runs of the training loop (`loop.Run`) take turns on this machine: EDM's loss on a
+batch of pictures, and HKD's on half as many paths with two points of each, so that both
+send the same number of pictures through the same network and back. Both include what
+the loop does: bfloat16 where it is native, channels-last memory, compilation, the
+clipped gradient, Adam and the moving average. What HKD has more is its loss and the
+evolution of its states. The distance is the mean square alone; what the bundled feature
+network adds is printed on a line of its own and is not in the ratio, since a teacher
 has no such thing.
 
-On a CPU a step is timed by the processor's clock on one thread, which does not run while other programs do; on a GPU
-by the wall, the device's queue included. Each turn gives one ratio of neighbours, which a machine that slows down
-leaves alone, and the last line is the median of these ratios, per evaluated picture. On a GPU the rate of the steps
-and the share of the chip's measured bfloat16 matrix product are printed too. `--quick` takes two pictures, three
-turns, the smallest network and no compilation.
+On a CPU a step is timed by the processor's clock on one thread, which does not run
+while other programs do; on a GPU by the wall, the device's queue included. Each turn
+gives one ratio of neighbours, which a machine that slows down leaves alone, and the
+last line is the median of these ratios, per evaluated picture. On a GPU the rate of the
+steps and the share of the chip's measured bfloat16 matrix product are printed too.
+`--quick` takes two pictures, three turns, the smallest network and no compilation.
 """
 
 import argparse
@@ -39,27 +43,43 @@ def plain(network, config):
     rng = generator(0, 1)
     x0, noise = torch.randn(2, config.batch, *network.shape, generator=rng).mul(0.5)
     batch = {"x0": x0, "noise": noise, "sigma": lognormal_sigmas(config.batch, rng)}
-    return Run(Denoiser(network), lambda model, progress, **b: {"loss": edm_loss(model, **b)}, config, None), batch
+    return Run(
+        Denoiser(network),
+        lambda model, progress, **b: {"loss": edm_loss(model, **b)},
+        config,
+        None,
+    ), batch
 
 
 def distilled(preset, config, perceptual="none"):
-    """HKD's training: a run, and its batch of `config.batch // TIMES` paths with `TIMES` points each."""
-    rng, paths = generator(0, 2), config.batch // TIMES
+    """HKD's training: a run, and its batch of `config.batch // TIMES` paths with
+    `TIMES` points each.
+    """
+    rng = generator(0, 2)
+    paths = config.batch // TIMES
     distance = Distance.of(perceptual)
     if config.compile and distance.perceptual is not None:
         distance.perceptual.compile()
     end, noise = torch.randn(2, paths, *preset.network.shape, generator=rng).mul(0.5)
-    sigma = torch.rand(paths, TIMES, generator=rng) * (SIGMA_MAX - SIGMA_MIN) + SIGMA_MIN
+    sigma = (
+        torch.rand(paths, TIMES, generator=rng) * (SIGMA_MAX - SIGMA_MIN) + SIGMA_MIN
+    )
     x = end[:, None] + sigma[:, :, None, None, None] * noise[:, None]
 
     def loss(model, progress, **b):
         return hkd_loss(model, distance.to(b["x"].device), progress=progress, **b)
 
-    return Run(HKD(preset), loss, replace(config, batch=paths), None), {"x": x, "sigma": sigma, "end": end}
+    return Run(HKD(preset), loss, replace(config, batch=paths), None), {
+        "x": x,
+        "sigma": sigma,
+        "end": end,
+    }
 
 
 def seconds(run, batch, step):
-    """How long one step takes: this process's own time on a CPU, the wall's on a GPU."""
+    """How long one step takes: this process's own time on a CPU, the wall's on a
+    GPU.
+    """
     if run.accelerator.device.type == "cpu":
         began = time.process_time()
         run.step(step, batch)
@@ -84,8 +104,13 @@ def matmul_rate(n=8192, repeats=20):
 
 
 def operations(run, batch):
-    """Floating-point operations of a step's convolutions and products, both ways, for one evaluated picture."""
-    few = {k: v[: 1 if "end" in batch else TIMES].to(run.accelerator.device) for k, v in batch.items()}
+    """Floating-point operations of a step's convolutions and products, both ways, for
+    one evaluated picture.
+    """
+    few = {
+        k: v[: 1 if "end" in batch else TIMES].to(run.accelerator.device)
+        for k, v in batch.items()
+    }
     compiled = {part: part._compiled_call_impl for part in run.model.modules()}
     for part in compiled:  # the counter sees eager calls alone
         part._compiled_call_impl = None
@@ -105,16 +130,21 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
     gpu = torch.cuda.is_available()
     name = "cifar10-tiny" if args.quick else args.preset
-    batch, turns = args.batch or (2 if args.quick else 512 if gpu else 32), args.turns or (3 if args.quick else 31)
+    batch = args.batch or (2 if args.quick else 512 if gpu else 32)
+    turns = args.turns or (3 if args.quick else 31)
     if not gpu:
         torch.set_num_threads(1)
-    config = TrainConfig(batch=batch, compile=not args.quick, images=10**9, warmup=0, lr=1e-4)
-    preset, precision = PRESETS[name], choose(config.precision, "cuda" if gpu else "cpu")
+    config = TrainConfig(
+        batch=batch, compile=not args.quick, images=10**9, warmup=0, lr=1e-4
+    )
+    preset = PRESETS[name]
+    precision = choose(config.precision, "cuda" if gpu else "cpu")
     runs = {"EDM": plain(preset.network, config), "HKD": distilled(preset, config)}
     small = preset.network.shape[-1] == 32
     if small:
         runs["HKD with features"] = distilled(preset, config, "cifar")
-    for run, its in runs.values():  # warm-up: compilation, the allocator, Adam's moments
+    # warm-up: compilation, the allocator, Adam's moments
+    for run, its in runs.values():
         for step in range(1 if args.quick else 3):
             run.step(step, its)
     times = {which: [] for which in runs}
@@ -127,14 +157,21 @@ def main(arguments=None):
     size = sum(p.numel() for p in runs["EDM"][0].model.parameters()) / 1e6
     made = "compiled" if config.compile else "not compiled"
     print(
-        f"{name}, {size:.1f} M parameters, {batch} pictures a step, {precision}, {made}; {where}, torch {torch.__version__}"
+        f"{name}, {size:.1f} M parameters, {batch} pictures a step, {precision}, "
+        f"{made}; {where}, torch {torch.__version__}"
     )
     for which, found in step.items():
         rate = f", {batch / found:8.0f} images/s" if gpu else ""
-        print(f"{which:18} {1e3 * found / batch:8.3f} ms per evaluated picture{rate}   (median of {turns} turns)")
+        print(
+            f"{which:18} {1e3 * found / batch:8.3f} ms per evaluated picture{rate}   "
+            f"(median of {turns} turns)"
+        )
     if small:
         extra = (step["HKD with features"] - step["HKD"]) / step["EDM"]
-        print(f"the feature network adds {extra:.2f} of an EDM step, and is kept out of the ratio")
+        print(
+            f"the feature network adds {extra:.2f} of an EDM step, and is kept out of "
+            "the ratio"
+        )
     if gpu:
         most = matmul_rate()
         print(f"bf16 matrix product: {most / 1e12:.0f} Tflop/s measured")
@@ -142,7 +179,10 @@ def main(arguments=None):
             rate = operations(*runs[which]) * batch / step[which]
             print(f"{which:18} {rate / 1e12:8.1f} Tflop/s, {rate / most:.0%} of it")
     spread = statistics.quantiles(ratios, n=4)
-    print(f"HKD over EDM, per evaluated picture: quartiles {spread[0]:.3f} to {spread[2]:.3f} over {turns} turns")
+    print(
+        f"HKD over EDM, per evaluated picture: quartiles {spread[0]:.3f} to "
+        f"{spread[2]:.3f} over {turns} turns"
+    )
     print(f"ratio {statistics.median(ratios):.3f}")
 
 

@@ -1,4 +1,6 @@
-"""`python -m hkd_mini` is the command line; `accelerate launch -m hkd_mini ...` needs it."""
+"""`python -m hkd_mini` is the command line; `accelerate launch -m hkd_mini ...` needs
+it.
+"""
 
 from .cli import main
 

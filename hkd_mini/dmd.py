@@ -1,15 +1,18 @@
-"""The Koopman operator from data: DMD, EDMD, and the residual that says when to disbelieve them.
+"""The Koopman operator from data: DMD, EDMD, and the residual that says when to
+disbelieve them.
 
-Given states and their images one step later, dynamic mode decomposition fits the one matrix that best carries
-the first to the second, and reads rates and modes off its eigenvectors. Extended DMD does the same to a
-dictionary of functions of the state, so it fits the Koopman operator itself, restricted to their span.
-Neither knows whether that span is invariant. The residual of each eigenpair does: it is computed from the
+Given states and their images one step later, dynamic mode decomposition fits the one
+matrix that best carries the first to the second, and reads rates and modes off its
+eigenvectors. Extended DMD does the same to a dictionary of functions of the state, so
+it fits the Koopman operator itself, restricted to their span. Neither knows whether
+that span is invariant. The residual of each eigenpair does: it is computed from the
 same data and is zero only for a true one.
 
-Rows are snapshots, shape (count, n), as batches are everywhere in this package; the papers' matrices are the
-transposes. Eigenvectors of a non-normal matrix are not orthogonal, so coefficients come from the left
-eigenvectors, never from the conjugated right ones. numpy in double precision: LAPACK's SVD and non-symmetric
-eigensolver are the whole machine.
+Rows are snapshots, shape (count, n), as batches are everywhere in this package; the
+papers' matrices are the transposes. Eigenvectors of a non-normal matrix are not
+orthogonal, so coefficients come from the left eigenvectors, never from the conjugated
+right ones. numpy in double precision: LAPACK's SVD and non-symmetric eigensolver are
+the whole machine.
 """
 
 from collections.abc import Callable
@@ -21,7 +24,8 @@ from scipy.integrate import quad
 from scipy.linalg import qr
 from scipy.optimize import brentq
 
-from .dictionaries import Gaussians as Gaussians  # so that all a fit needs can be had from here
+# so that all a fit needs can be had from here
+from .dictionaries import Gaussians as Gaussians
 from .dictionaries import Monomials as Monomials
 from .dictionaries import delays as delays
 from .dictionaries import gaussians as gaussians
@@ -32,10 +36,11 @@ Snapshots = Inexact[np.ndarray, "count n"]
 
 
 class DMD(NamedTuple):
-    """The fitted operator A = sum_j modes_j eigenvalues_j left_j^H, of rank r, with left^H modes = I.
+    """The fitted operator A = sum_j modes_j eigenvalues_j left_j^H, of rank r, with
+    left^H modes = I.
 
-    Column j of `modes` is a right eigenvector, column j of `left` a left one; eigenvalues are those of one
-    step dt.
+    Column j of `modes` is a right eigenvector, column j of `left` a left one;
+    eigenvalues are those of one step dt.
     """
 
     eigenvalues: Complex[np.ndarray, " r"]
@@ -46,15 +51,19 @@ class DMD(NamedTuple):
 
     @property
     def rates(self) -> Complex[np.ndarray, " r"]:
-        """Continuous-time rates log(eigenvalue) / dt; frequencies beyond pi / dt are aliased."""
+        """Continuous-time rates log(eigenvalue) / dt; frequencies beyond pi / dt are
+        aliased.
+        """
         return np.log(self.eigenvalues) / self.dt
 
 
 class EDMD(NamedTuple):
-    """The operator fitted to a dictionary psi: psi(y) ~ psi(x) matrix, acting on coefficients from the left.
+    """The operator fitted to a dictionary psi: psi(y) ~ psi(x) matrix, acting on
+    coefficients from the left.
 
-    Eigenfunction j is psi(x) @ right[:, j], of mean square one on the data; left^H right = I; the state is
-    recovered as x ~ sum_j phi_j(x) modes[j]. `residuals` are ResDMD's, on the data of the fit.
+    Eigenfunction j is psi(x) @ right[:, j], of mean square one on the data; left^H
+    right = I; the state is recovered as x ~ sum_j phi_j(x) modes[j]. `residuals` are
+    ResDMD's, on the data of the fit.
     """
 
     eigenvalues: Complex[np.ndarray, " r"]
@@ -68,47 +77,74 @@ class EDMD(NamedTuple):
 
     @property
     def rates(self) -> Complex[np.ndarray, " r"]:
-        """Continuous-time rates log(eigenvalue) / dt; frequencies beyond pi / dt are aliased."""
+        """Continuous-time rates log(eigenvalue) / dt; frequencies beyond pi / dt are
+        aliased.
+        """
         return np.log(self.eigenvalues) / self.dt
 
 
-def optimal_rank(singular_values: Float[np.ndarray, " k"], shape: tuple[int, int], noise: float | None = None) -> int:
-    """How many singular values of a noisy (count, n) matrix to keep; 0 where all of it looks like noise.
+def optimal_rank(
+    singular_values: Float[np.ndarray, " k"],
+    shape: tuple[int, int],
+    noise: float | None = None,
+) -> int:
+    """How many singular values of a noisy (count, n) matrix to keep; 0 where all of it
+    looks like noise.
 
-    Those above lambda(b) sqrt(max(shape)) noise, b = min / max of the shape, or, where the noise is unknown, above
-    lambda(b) / sqrt(median of Marchenko & Pastur) times their median (Gavish & Donoho 2014, eqs 10 to 12).
+    Those above lambda(b) sqrt(max(shape)) noise, b = min / max of the shape, or, where
+    the noise is unknown, above lambda(b) / sqrt(median of Marchenko & Pastur) times
+    their median (Gavish & Donoho 2014, eqs 10 to 12).
     """
-    s, (small, large) = np.asarray(singular_values, dtype=float), sorted(shape)
+    s = np.asarray(singular_values, dtype=float)
+    small, large = sorted(shape)
     if small < 1 or s.shape != (small,):
-        raise ValueError(f"need all {small} singular values of a {shape} matrix, got shape {s.shape}")
+        raise ValueError(
+            f"need all {small} singular values of a {shape} matrix, got shape {s.shape}"
+        )
     b = small / large
     threshold = np.sqrt(2 * (b + 1) + 8 * b / (b + 1 + np.sqrt(b * b + 14 * b + 1)))
-    scale = np.median(s) / np.sqrt(_marchenko_pastur_median(b)) if noise is None else np.sqrt(large) * noise
+    scale = (
+        np.median(s) / np.sqrt(_marchenko_pastur_median(b))
+        if noise is None
+        else np.sqrt(large) * noise
+    )
     return int(np.sum(s > threshold * scale))
 
 
 def _marchenko_pastur_median(b):
-    low, high = (1 - np.sqrt(b)) ** 2, (1 + np.sqrt(b)) ** 2
-    angle = lambda u: low + (high - low) * np.sin(u) ** 2  # so that both ends are smooth
+    low = (1 - np.sqrt(b)) ** 2
+    high = (1 + np.sqrt(b)) ** 2
+    # so that both ends are smooth
+    angle = lambda u: low + (high - low) * np.sin(u) ** 2
 
     def share(u):  # of the law below angle(u)
-        density = lambda v: ((high - low) * np.sin(v) * np.cos(v)) ** 2 / (np.pi * b * angle(v))
+        density = lambda v: (
+            ((high - low) * np.sin(v) * np.cos(v)) ** 2 / (np.pi * b * angle(v))
+        )
         return quad(density, 0, u)[0]
 
     return angle(brentq(lambda u: share(u) - 0.5, 0, np.pi / 2))
 
 
 def dmd(
-    x: Snapshots, y: Snapshots | None = None, rank: int | None = None, dt: float = 1.0, method: str = "least-squares"
+    x: Snapshots,
+    y: Snapshots | None = None,
+    rank: int | None = None,
+    dt: float = 1.0,
+    method: str = "least-squares",
 ) -> DMD:
-    """Fit y = A x by SVD and return the exact modes of A: A = Y X^+, X cut to `rank` (all of it by default).
+    """Fit y = A x by SVD and return the exact modes of A: A = Y X^+, X cut to `rank`
+    (all of it by default).
 
-    Rows are snapshots; without y, x is one trajectory at steps of dt. Eigenvalues are sorted by decreasing
-    modulus. (Tu et al. 2014, algorithm 2: a mode is Y V S^-1 w / lambda, and U w where lambda vanishes.) Noise in x
-    pulls the eigenvalues of least squares towards 0. `method` "forward-backward" averages that away,
-    K = (K_f K_b^-1)^1/2 with modes U w (Dawson et al. 2016); "total-least-squares" first projects x and y on the `rank`
-    leading directions of both together (Hemati et al. 2017). ValueError for snapshots that are too few, not finite, all
-    zero or of mismatched shapes; for a rank that they do not have; for an operator without a basis of eigenvectors.
+    Rows are snapshots; without y, x is one trajectory at steps of dt. Eigenvalues are
+    sorted by decreasing modulus. (Tu et al. 2014, algorithm 2: a mode is Y V S^-1 w /
+    lambda, and U w where lambda vanishes.) Noise in x pulls the eigenvalues of least
+    squares towards 0. `method` "forward-backward" averages that away, K = (K_f
+    K_b^-1)^1/2 with modes U w (Dawson et al. 2016); "total-least-squares" first
+    projects x and y on the `rank` leading directions of both together (Hemati et al.
+    2017). ValueError for snapshots that are too few, not finite, all zero or of
+    mismatched shapes; for a rank that they do not have; for an operator without a basis
+    of eigenvectors.
     """
     if method not in METHODS:
         raise ValueError(f"method = {method!r}: one of {', '.join(METHODS)}")
@@ -133,94 +169,145 @@ def dmd(
 
 def _project(x, y, rank):
     if rank is None or not 1 <= rank <= len(x):
-        raise ValueError(f"total least squares needs a rank between 1 and the {len(x)} pairs, got {rank}")
+        raise ValueError(
+            f"total least squares needs a rank between 1 and the {len(x)} pairs, got "
+            f"{rank}"
+        )
     V = _svd(np.hstack([x, y]), rank)[0]
     return V @ (V.conj().T @ x), V @ (V.conj().T @ y)
 
 
 def _forward_backward(forward, x, y):
-    """The root of forward backward^-1 nearest to `forward`; x and y (r, count) are the data in the basis of K."""
+    """The root of forward backward^-1 nearest to `forward`; x and y (r, count) are the
+    data in the basis of K.
+    """
     backward = x @ np.linalg.pinv(y)
     if np.linalg.cond(backward) > 1e14:
-        raise ValueError("the backward fit is singular, so there is no forward-backward mean; lower the rank")
+        raise ValueError(
+            "the backward fit is singular, so there is no forward-backward mean; "
+            "lower the rank"
+        )
     squares, W, W_inverse = _eigen(forward @ np.linalg.inv(backward))
     roots = np.sqrt(squares)
     roots *= np.where((roots.conj() * np.diag(W_inverse @ forward @ W)).real < 0, -1, 1)
     K = (W * roots) @ W_inverse
-    real = np.isrealobj(forward) and abs(K.imag).max() < 1e-8 * abs(K).max()  # not where a square is negative
+    # not where a square is negative
+    real = np.isrealobj(forward) and abs(K.imag).max() < 1e-8 * abs(K).max()
     return K.real if real else K
 
 
 def forecast(
     fit: DMD, x: Inexact[np.ndarray, "*batch n"], times: Real[np.ndarray, " k"]
 ) -> Complex[np.ndarray, "k *batch n"]:
-    """Carry states to the given times: x(t) = sum_j modes_j exp(rates_j t) (left_j^H x), complex.
+    """Carry states to the given times: x(t) = sum_j modes_j exp(rates_j t) (left_j^H
+    x), complex.
 
-    For t = dt, 2 dt, ... this is A^k x exactly; at t = 0 it is x projected on the modes.
+    For t = dt, 2 dt, ... this is A^k x exactly; at t = 0 it is x projected on the
+    modes.
     """
     coefficients = x @ fit.left.conj()
     steps = np.asarray(times, dtype=float)[:, None] / fit.dt
-    growth = fit.eigenvalues**steps  # exp(rates t), and still 1 at t = 0 where an eigenvalue is 0
+    # exp(rates t), and still 1 at t = 0 where an eigenvalue is 0
+    growth = fit.eigenvalues**steps
     return np.stack([(coefficients * g) @ fit.modes.T for g in growth])
 
 
-def edmd(x: Snapshots, y: Snapshots, dictionary: Callable, rank: int | None = None, dt: float = 1.0) -> EDMD:
-    """Fit psi(y) = psi(x) K by least squares, K = psi(X)^+ psi(Y), and decompose it (Williams et al. 2015).
+def edmd(
+    x: Snapshots,
+    y: Snapshots,
+    dictionary: Callable,
+    rank: int | None = None,
+    dt: float = 1.0,
+) -> EDMD:
+    """Fit psi(y) = psi(x) K by least squares, K = psi(X)^+ psi(Y), and decompose it
+    (Williams et al. 2015).
 
-    The eigenproblem is solved in an orthonormal basis of the dictionary on the data, so a badly scaled
-    dictionary does no harm. `rank` keeps that many directions of it; without it, a dictionary that is
-    dependent on the data is a ValueError.
+    The eigenproblem is solved in an orthonormal basis of the dictionary on the data, so
+    a badly scaled dictionary does no harm. `rank` keeps that many directions of it;
+    without it, a dictionary that is dependent on the data is a ValueError.
     """
     x, y = _snapshots(x, y, dt)
-    psi_x, psi_y = dictionary(x), dictionary(y)
-    k, scale = psi_x.shape[1], np.linalg.norm(psi_x, axis=0)  # unscaled, x^8 beside 1 looks dependent
+    psi_x = dictionary(x)
+    psi_y = dictionary(y)
+    k = psi_x.shape[1]
+    scale = np.linalg.norm(psi_x, axis=0)  # unscaled, x^8 beside 1 looks dependent
     if not (np.isfinite(psi_x).all() and np.isfinite(psi_y).all() and scale.all()):
-        raise ValueError("on these data some dictionary function is zero everywhere or not finite")
+        raise ValueError(
+            "on these data some dictionary function is zero everywhere or not finite"
+        )
     Q, s, Zh = np.linalg.svd(psi_x / scale, full_matrices=False)
     r = _rank(s, psi_x.shape, rank)
     if rank is None and r < k:
-        raise ValueError(f"{k} dictionary functions of rank {r} on {len(x)} snapshots; try rank={r}")
-    Qh, s, Zh = Q[:, :r].conj().T, s[:r, None], Zh[:r]
-    lower, lift = (Zh / s).conj().T / scale[:, None], s * Zh * scale
-    K = Qh @ psi_y @ lower  # the operator in the basis Q = psi(X) lower; lift is lower's left inverse
+        raise ValueError(
+            f"{k} dictionary functions of rank {r} on {len(x)} snapshots; try rank={r}"
+        )
+    Qh = Q[:, :r].conj().T
+    s = s[:r, None]
+    Zh = Zh[:r]
+    lower = (Zh / s).conj().T / scale[:, None]
+    lift = s * Zh * scale
+    # the operator in the basis Q = psi(X) lower; lift is lower's left inverse
+    K = Qh @ psi_y @ lower
     eigenvalues, W, W_inverse = _eigen(K)
     unit = np.sqrt(len(x))
-    right, left = lower @ W * unit, (W_inverse @ lift / unit).conj().T
+    right = lower @ W * unit
+    left = (W_inverse @ lift / unit).conj().T
     modes = W_inverse @ Qh @ x / unit
     residual = _residuals(eigenvalues, psi_x @ right, psi_y @ right)
-    return EDMD(eigenvalues, right, left, modes, lower @ K @ lift, residual, dictionary, dt)
+    return EDMD(
+        eigenvalues, right, left, modes, lower @ K @ lift, residual, dictionary, dt
+    )
 
 
-def eigenfunctions(fit: DMD | EDMD, x: Inexact[np.ndarray, "*batch n"]) -> Complex[np.ndarray, "*batch r"]:
-    """The fitted Koopman eigenfunctions at x: left_j^H x for DMD, psi(x) @ right_j for EDMD."""
-    return x @ fit.left.conj() if isinstance(fit, DMD) else fit.dictionary(x) @ fit.right
+def eigenfunctions(
+    fit: DMD | EDMD, x: Inexact[np.ndarray, "*batch n"]
+) -> Complex[np.ndarray, "*batch r"]:
+    """The fitted Koopman eigenfunctions at x: left_j^H x for DMD, psi(x) @ right_j for
+    EDMD.
+    """
+    return (
+        x @ fit.left.conj() if isinstance(fit, DMD) else fit.dictionary(x) @ fit.right
+    )
 
 
 def residuals(fit: DMD | EDMD, x: Snapshots, y: Snapshots) -> Float[np.ndarray, " r"]:
-    """How far each eigenfunction is from obeying its law: |phi(y) - lambda phi(x)| / |phi(x)| over the pairs.
+    """How far each eigenfunction is from obeying its law: |phi(y) - lambda phi(x)| /
+    |phi(x)| over the pairs.
 
-    Zero exactly when phi is an eigenfunction on these data (Colbrook & Townsend 2024, ResDMD); use pairs that
-    the fit has not seen.
+    Zero exactly when phi is an eigenfunction on these data (Colbrook & Townsend 2024,
+    ResDMD); use pairs that the fit has not seen.
     """
     x, y = _snapshots(x, y, fit.dt)
     return _residuals(fit.eigenvalues, eigenfunctions(fit, x), eigenfunctions(fit, y))
 
 
 def _residuals(eigenvalues, phi_x, phi_y):
-    return np.linalg.norm(phi_y - eigenvalues * phi_x, axis=0) / np.linalg.norm(phi_x, axis=0)
+    return np.linalg.norm(phi_y - eigenvalues * phi_x, axis=0) / np.linalg.norm(
+        phi_x, axis=0
+    )
 
 
 def _snapshots(x, y, dt):
-    """Check pairs, or split a trajectory; ValueError: a wrong shape, too few, not finite, all zero."""
+    """Check pairs, or split a trajectory; ValueError: a wrong shape, too few, not
+    finite, all zero.
+    """
     x = np.asarray(x)
     x, y = (x[:-1], x[1:]) if y is None else (x, np.asarray(y))
     x, y = (a.astype(np.result_type(a, np.float64), copy=False) for a in (x, y))
     if x.ndim != 2 or x.shape != y.shape:
-        raise ValueError(f"x and y must have the same shape (count, n), got {x.shape} and {y.shape}")
+        raise ValueError(
+            f"x and y must have the same shape (count, n), got {x.shape} and {y.shape}"
+        )
     if 0 in x.shape:
-        raise ValueError(f"need at least two snapshots of at least one number, got pairs of shape {x.shape}")
+        raise ValueError(
+            "need at least two snapshots of at least one number, got pairs of shape "
+            f"{x.shape}"
+        )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError("snapshots hold values that are not finite (NaN or infinity); remove them first")
+        raise ValueError(
+            "snapshots hold values that are not finite (NaN or infinity); remove them "
+            "first"
+        )
     if not x.any():
         raise ValueError("all snapshots are zero; there is nothing to fit")
     if not dt > 0:
@@ -229,31 +316,43 @@ def _snapshots(x, y, dt):
 
 
 def _svd(a, rank):
-    """The leading singular vectors of a, and all of its singular values: U (rows, r), s, V^H (r, columns).
+    """The leading singular vectors of a, and all of its singular values: U (rows, r),
+    s, V^H (r, columns).
 
-    QR first, in the tall direction: the small factor has the same singular values, and the large one is needed only
-    times r columns. That halves the memory of an SVD of the whole.
+    QR first, in the tall direction: the small factor has the same singular values, and
+    the large one is needed only times r columns. That halves the memory of an SVD of
+    the whole.
     """
     tall = a.shape[0] >= a.shape[1]
     Q, R = qr(a if tall else a.conj().T, mode="economic", check_finite=False)
     U, s, Vh = np.linalg.svd(R)
     r = _rank(s, a.shape, rank)
-    U, Vh = Q @ U[:, :r], Vh[:r]
+    U = Q @ U[:, :r]
+    Vh = Vh[:r]
     return (U, s, Vh) if tall else (Vh.conj().T, s, U.conj().T)
 
 
 def _rank(s, shape, rank):
     there = int(np.sum(s > s[0] * max(shape) * np.finfo(float).eps))
     if rank is not None and not 1 <= rank <= there:
-        raise ValueError(f"rank must be between 1 and the {there} that the data have, got {rank}")
+        raise ValueError(
+            f"rank must be between 1 and the {there} that the data have, got {rank}"
+        )
     return there if rank is None else rank
 
 
 def _eigen(K):
-    """Eigenvalues by decreasing modulus, right eigenvectors W and W^-1 (its rows: left eigenvectors)."""
+    """Eigenvalues by decreasing modulus, right eigenvectors W and W^-1 (its rows: left
+    eigenvectors).
+    """
     eigenvalues, W = np.linalg.eig(K.astype(np.result_type(K, np.float64)))
     if np.linalg.cond(W) > 1e14:
-        raise ValueError("the fitted operator has no basis of eigenvectors (a Jordan block); lower the rank")
-    order = np.lexsort((-eigenvalues.imag, -eigenvalues.real, -np.round(abs(eigenvalues), 12)))
+        raise ValueError(
+            "the fitted operator has no basis of eigenvectors (a Jordan block); lower "
+            "the rank"
+        )
+    order = np.lexsort(
+        (-eigenvalues.imag, -eigenvalues.real, -np.round(abs(eigenvalues), 12))
+    )
     W = W[:, order].astype(complex)
     return eigenvalues[order].astype(complex), W, np.linalg.inv(W)

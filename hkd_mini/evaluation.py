@@ -1,11 +1,14 @@
-"""Samples, drawn and judged: what `hkd-mini sample` and `hkd-mini evaluate` do, for scripts.
+"""Samples, drawn and judged: what `hkd-mini sample` and `hkd-mini evaluate` do, for
+scripts.
 
-Judged against the training pictures with the features of one fixed network: the Frechet distance between two Gaussians
-fitted to the features, and the shares of samples (precision) and pictures (recall) inside each other's manifold. The
-default network is the bundled CIFAR-10 classifier, offline; its distances rank models on this data and are not the FID
-of papers, which needs Inception. The same classifier also serves as HKD's perceptual loss, so a student may please it:
-compare with "inception" where you can. Chapter: 11 "What one step buys". Source: Heusel et al. 2017 (FID), Kynkaanniemi
-et al. 2019 (precision, recall).
+Judged against the training pictures with the features of one fixed network: the Frechet
+distance between two Gaussians fitted to the features, and the shares of samples
+(precision) and pictures (recall) inside each other's manifold. The default network is
+the bundled CIFAR-10 classifier, offline; its distances rank models on this data and are
+not the FID of papers, which needs Inception. The same classifier also serves as HKD's
+perceptual loss, so a student may please it: compare with "inception" where you can.
+Chapter: 11 "What one step buys".
+Source: Heusel et al. 2017 (FID), Kynkaanniemi et al. 2019 (precision, recall).
 """
 
 import os
@@ -24,7 +27,8 @@ from .schedule import karras_sigmas
 from .teacher import Denoiser, heun
 from .weights import data_folder, resolve
 
-REFERENCE = "reference-cifar10.safetensors"  # statistics of the training pictures in the bundled classifier's features
+# statistics of the training pictures in the bundled classifier's features
+REFERENCE = "reference-cifar10.safetensors"
 PAPER = (253, 252, 249)  # the background of the book's figures
 MANIFOLD = 5000  # pictures that precision and recall look at
 
@@ -39,21 +43,27 @@ def draw(
     labels: Tensor | None = None,
     precision: str = "fp32",
 ) -> Tensor:
-    """n samples of an HKD (one evaluation each) or a teacher (2 steps - 1), uint8 (n, 3, h, w) or float32 (n, dim).
+    """n samples of an HKD (one evaluation each) or a teacher (2 steps - 1), uint8 (n,
+    3, h, w) or float32 (n, dim).
 
-    Noise, and classes where the model has them and none are given, come from a generator seeded with `seed`, whatever
-    the batch. `precision` as in `precision.choose`. Raises ValueError for n or batch below 1.
+    Noise, and classes where the model has them and none are given, come from a
+    generator seeded with `seed`, whatever the batch. `precision` as in
+    `precision.choose`. Raises ValueError for n or batch below 1.
     """
     if n < 1 or batch < 1:
         raise ValueError(f"n = {n} samples, {batch} at once: at least 1 of each")
     network = model.config.network if isinstance(model, HKD) else model.config
-    where, rng, out = next(model.parameters()).device, torch.Generator().manual_seed(seed), []
-    noise, levels = torch.randn(n, *network.shape, generator=rng), karras_sigmas(steps)
+    where = next(model.parameters()).device
+    rng = torch.Generator().manual_seed(seed)
+    out = []
+    noise = torch.randn(n, *network.shape, generator=rng)
+    levels = karras_sigmas(steps)
     precision = choose(precision, where)
     if labels is None and network.labels:
         labels = torch.randint(network.labels, (n,), generator=rng)
     for i in range(0, n, batch):
-        some, label = noise[i : i + batch].to(where), None if labels is None else labels[i : i + batch].to(where)
+        some = noise[i : i + batch].to(where)
+        label = None if labels is None else labels[i : i + batch].to(where)
         with computing(precision, where):
             if isinstance(model, HKD):
                 x = model.sample(some, label)
@@ -64,18 +74,26 @@ def draw(
 
 
 def read_samples(path: str | os.PathLike) -> Tensor:
-    """A .npy file of uint8 (n, h, w, 3) as (n, 3, h, w). Raises ValueError for anything else, pickles included."""
+    """A .npy file of uint8 (n, h, w, 3) as (n, 3, h, w). Raises ValueError for anything
+    else, pickles included.
+    """
     try:
-        x = np.lib.format.open_memmap(path, mode="r")  # refuses pickles and archives, and looks at the length
+        # refuses pickles and archives, and looks at the length
+        x = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a whole .npy file of numbers ({error})") from error
+        raise ValueError(
+            f"{path}: not a whole .npy file of numbers ({error})"
+        ) from error
     if x.dtype != np.uint8 or x.ndim != 4 or x.shape[3] != 3:
-        raise ValueError(f"{path}: {x.dtype} {x.shape}, wanted uint8 (n, height, width, 3)")
+        raise ValueError(
+            f"{path}: {x.dtype} {x.shape}, wanted uint8 (n, height, width, 3)"
+        )
     return torch.from_numpy(np.array(x)).permute(0, 3, 1, 2).contiguous()
 
 
 def extractor(features: str, device: str = "cpu") -> metrics.Extractor:
-    """What looks at the pictures: "inception", "cifar" (the bundled classifier), or the classifier in a folder.
+    """What looks at the pictures: "inception", "cifar" (the bundled classifier), or the
+    classifier in a folder.
 
     Raises ValueError for a folder with another model, FileNotFoundError for none.
     """
@@ -86,34 +104,51 @@ def extractor(features: str, device: str = "cpu") -> metrics.Extractor:
 
 
 def sheet(x: Float[Tensor, "n 3 h w"], columns: int, gap: int = 2) -> np.ndarray:
-    """Pictures in [-1, 1] side by side, `columns` a row, on PAPER: uint8 (height, width, 3), to be looked at."""
+    """Pictures in [-1, 1] side by side, `columns` a row, on PAPER: uint8 (height,
+    width, 3), to be looked at.
+    """
     n, _, h, w = x.shape
     rows = -(-n // columns)
-    out = torch.tensor(PAPER, dtype=torch.uint8).repeat(rows * (h + gap) - gap, columns * (w + gap) - gap, 1)
+    out = torch.tensor(PAPER, dtype=torch.uint8).repeat(
+        rows * (h + gap) - gap, columns * (w + gap) - gap, 1
+    )
     for k, picture in enumerate(to_uint8(x)):
-        i, j = k // columns * (h + gap), k % columns * (w + gap)
+        i = k // columns * (h + gap)
+        j = k % columns * (w + gap)
         out[i : i + h, j : j + w] = picture.permute(1, 2, 0)
     return out.numpy()
 
 
 @torch.no_grad()
 def evaluate(
-    samples: Tensor, data: str | None = None, features: str = "cifar", device: str = "cpu", real: int | None = None
+    samples: Tensor,
+    data: str | None = None,
+    features: str = "cifar",
+    device: str = "cpu",
+    real: int | None = None,
 ) -> dict:
-    """Frechet distance of uint8 samples (n, 3, 32, 32), with precision and recall when `data` names CIFAR-10's folder.
+    """Frechet distance of uint8 samples (n, 3, 32, 32), with precision and recall when
+    `data` names CIFAR-10's folder.
 
-    The reference is the training pictures in `data`, or the bundled statistics of them ("cifar" features only);
-    `features` is "cifar" (bundled), a classifier's folder, or "inception". Returns a dict of plain numbers. Raises
-    ValueError for samples of another size, other features, or any but "cifar" without `data`. `real` takes only the
-    first so many training pictures.
+    The reference is the training pictures in `data`, or the bundled statistics of them
+    ("cifar" features only); `features` is "cifar" (bundled), a classifier's folder, or
+    "inception". Returns a dict of plain numbers. Raises ValueError for samples of
+    another size, other features, or any but "cifar" without `data`. `real` takes only
+    the first so many training pictures.
     """
     if samples.ndim != 4 or tuple(samples.shape[1:]) != (3, 32, 32):
-        raise ValueError(f"samples of shape {tuple(samples.shape)}: wanted (n, 3, 32, 32), the size of CIFAR-10")
+        raise ValueError(
+            f"samples of shape {tuple(samples.shape)}: wanted (n, 3, 32, 32), the "
+            "size of CIFAR-10"
+        )
     if real is not None and (real < 2 or data is None):
-        raise ValueError(f"real = {real} pictures, data {data}: at least 2, of CIFAR-10's folder")
+        raise ValueError(
+            f"real = {real} pictures, data {data}: at least 2, of CIFAR-10's folder"
+        )
     if data is None and features != "cifar":
         raise ValueError(
-            f'features {features!r} need data, CIFAR-10\'s folder: only those of "cifar" have bundled statistics'
+            f"features {features!r} need data, CIFAR-10's folder: only those of "
+            '"cifar" have bundled statistics'
         )
     extract = extractor(features, device)
     fake = torch.cat(list(metrics.in_batches(samples, extract)))
@@ -121,10 +156,16 @@ def evaluate(
         statistics = metrics.load_statistics(data_folder() / REFERENCE)
         shares = {}
     else:
-        seen = torch.cat(list(metrics.in_batches(load_cifar10("train", data).x[:real], extract)))
-        statistics, shares = (
-            metrics.statistics([seen]),
-            metrics.precision_recall(seen[:MANIFOLD], fake[:MANIFOLD])._asdict(),
+        seen = torch.cat(
+            list(metrics.in_batches(load_cifar10("train", data).x[:real], extract))
         )
+        statistics = metrics.statistics([seen])
+        shares = metrics.precision_recall(seen[:MANIFOLD], fake[:MANIFOLD])._asdict()
     frechet = metrics.frechet_distance(metrics.statistics([fake]), statistics)
-    return {"frechet": frechet, **shares, "n": len(samples), "n_real": statistics.n, "features": features}
+    return {
+        "frechet": frechet,
+        **shares,
+        "n": len(samples),
+        "n_real": statistics.n,
+        "features": features,
+    }

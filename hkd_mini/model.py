@@ -1,10 +1,12 @@
 """Hierarchical Koopman Diffusion: lift, move in a straight line, come back.
 
-An encoder lifts x_t to states z^(l), one per level and skip of a U-Net; at every location each state obeys dz/dt = A z,
-so it moves from time t to time s in closed form; a decoder turns the states at eps into the picture. From pure noise
-that is one evaluation, and every state on the way can be read, masked and changed. Nothing bypasses the states: the
-output is sigma_data * F, without the skip from x_t that a denoiser has. `HKDConfig` also holds the paper's ablations.
-Chapters: 9 "The architecture", tour. Source: HKD (arXiv 2510.12220), eqs 2 to 6, algorithm 2; decisions in the book's
+An encoder lifts x_t to states z^(l), one per level and skip of a U-Net; at every
+location each state obeys dz/dt = A z, so it moves from time t to time s in closed form;
+a decoder turns the states at eps into the picture. From pure noise that is one
+evaluation, and every state on the way can be read, masked and changed. Nothing bypasses
+the states: the output is sigma_data * F, without the skip from x_t that a denoiser has.
+`HKDConfig` also holds the paper's ablations. Chapters: 9 "The architecture", tour.
+Source: HKD (arXiv 2510.12220), eqs 2 to 6, algorithm 2; decisions in the book's
 notation page.
 """
 
@@ -27,10 +29,11 @@ from .weights import Saved, read_config, resolve
 class HKDConfig:
     """A network and how its states move.
 
-    `clock`: a name in schedule.CLOCKS. `encoder_time`: "sigma" tells the encoder the noise level, as the paper does;
-    "none" lets it see x alone, so that states are observables in Koopman's sense. `spatial`: "local" or "shared" A.
-    Ablations: `koopman=False` fixes A at 0; `hierarchy` "bottleneck" evolves the bottleneck alone and passes skips as
-    encoded, "bottleneck-only" drops them.
+    `clock`: a name in schedule.CLOCKS. `encoder_time`: "sigma" tells the encoder the
+    noise level, as the paper does; "none" lets it see x alone, so that states are
+    observables in Koopman's sense. `spatial`: "local" or "shared" A. Ablations:
+    `koopman=False` fixes A at 0; `hierarchy` "bottleneck" evolves the bottleneck alone
+    and passes skips as encoded, "bottleneck-only" drops them.
     """
 
     network: UNetConfig | MLPConfig = field(default_factory=UNetConfig)
@@ -49,11 +52,15 @@ class HKDConfig:
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: one of {', '.join(values)}")
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r}: one of {', '.join(values)}"
+                )
 
 
 # about 7 million parameters; 2x2 patches, since here compute is short (design page)
-_MINI = UNetConfig(channels=80, mult=(1, 2), blocks=2, attention=(8,), patch=2, adaptive_scale=True)
+_MINI = UNetConfig(
+    channels=80, mult=(1, 2), blocks=2, attention=(8,), patch=2, adaptive_scale=True
+)
 PRESETS: dict[str, HKDConfig] = {
     "toy2d": HKDConfig(MLPConfig()),
     "cifar10-mini": HKDConfig(_MINI),
@@ -67,38 +74,50 @@ PRESETS: dict[str, HKDConfig] = {
 
 
 class HKD(nn.Module, Saved):
-    """Encoder, Koopman generators, decoder: `sample` makes pictures from unit noise in one evaluation.
+    """Encoder, Koopman generators, decoder: `sample` makes pictures from unit noise in
+    one evaluation.
 
-    Times are those of `clock`: T is noise, eps the picture; any order of times is allowed in `evolve`.
-    Labels are class indices (batch,), for networks that have classes. Source: HKD eqs 2 to 5.
+    Times are those of `clock`: T is noise, eps the picture; any order of times is
+    allowed in `evolve`. Labels are class indices (batch,), for networks that have
+    classes.
+    Source: HKD eqs 2 to 5.
     """
 
     config_types = (HKDConfig,)
 
     def __init__(self, config: HKDConfig):
         super().__init__()
-        self.config, network = config, config.network
+        self.config = config
+        network = config.network
         points = isinstance(network, MLPConfig)
         self.embedding = Embedding(network.channels, network.labels)
         self.encoder = PointNet(network, encode=True) if points else Encoder(network)
         self.decoder = PointNet(network, encode=False) if points else Decoder(network)
-        self.generators = nn.ModuleList(KoopmanGenerator(*shape, config.spatial) for shape in network.state_shapes)
+        self.generators = nn.ModuleList(
+            KoopmanGenerator(*shape, config.spatial) for shape in network.state_shapes
+        )
         for i, generator in enumerate(self.generators):
             last = i == len(self.generators) - 1
-            generator.requires_grad_(config.koopman and (config.hierarchy == "full" or last))
+            generator.requires_grad_(
+                config.koopman and (config.hierarchy == "full" or last)
+            )
 
     @classmethod
     def from_teacher(cls, denoiser: Denoiser, config: HKDConfig | None = None) -> "HKD":
-        """An HKD whose encoder and decoder are the teacher's halves and whose A is 0. Source: HKD algorithm 1, lines 3
-        and 4.
+        """An HKD whose encoder and decoder are the teacher's halves and whose A is 0.
+        Source: HKD algorithm 1, lines 3 and 4.
 
         Raises ValueError when `config.network` is not the teacher's.
         """
         config = config or HKDConfig(network=denoiser.config)
         if config.network != denoiser.config:
-            raise ValueError(f"the teacher's network is {denoiser.config}, the configuration wants {config.network}")
+            raise ValueError(
+                f"the teacher's network is {denoiser.config}, the configuration wants "
+                f"{config.network}"
+            )
         model = cls(config)
-        model.load_state_dict(denoiser.net.state_dict(), strict=False)  # all but the generators, which start at 0
+        # all but the generators, which start at 0
+        model.load_state_dict(denoiser.net.state_dict(), strict=False)
         return model.eval()
 
     @property
@@ -117,58 +136,93 @@ class HKD(nn.Module, Saved):
         t: float | Float[Tensor, "#batch"],
         labels: Int[Tensor, " batch"] | None = None,
     ) -> list[Float[Tensor, "batch d h w"]]:
-        """Lift x_t (batch, *shape), at noise level clock.sigma(t), to states (batch, d_l, h_l, w_l). Source: HKD eq 2.
+        """Lift x_t (batch, *shape), at noise level clock.sigma(t), to states (batch,
+        d_l, h_l, w_l).
+        Source: HKD eq 2.
 
-        Raises ValueError for x of another shape, or for level 0 (a sampled path's last point), which an encoder told
-        the level cannot be told: give `clock.eps` there.
+        Raises ValueError for x of another shape, or for level 0 (a sampled path's last
+        point), which an encoder told the level cannot be told: give `clock.eps` there.
         """
         shape = self.config.network.shape
         if tuple(x_t.shape[1:]) != shape:
-            raise ValueError(f"x_t of shape {tuple(x_t.shape)}: this model takes (batch, {', '.join(map(str, shape))})")
+            raise ValueError(
+                f"x_t of shape {tuple(x_t.shape)}: this model takes (batch, "
+                f"{', '.join(map(str, shape))})"
+            )
         x_t = x_t.float()
         if self.config.encoder_time == "sigma":
-            level = expand(self.clock.sigma(torch.as_tensor(t, dtype=torch.float32)), x_t)
+            level = expand(
+                self.clock.sigma(torch.as_tensor(t, dtype=torch.float32)), x_t
+            )
             if not (level > 0).all():
                 raise ValueError(
-                    f"t reaches noise level {float(level.min())}: need one above 0; the picture is at t = clock.eps"
+                    f"t reaches noise level {float(level.min())}: need one above 0; "
+                    "the picture is at t = clock.eps"
                 )
             total = (level**2 + SIGMA_DATA**2).sqrt()
-        else:  # the same scaling with the level read off x itself: a function of x alone
-            total = (x_t.square().flatten(1).mean(1) + SIGMA_DATA**2).sqrt().reshape(-1, *[1] * (x_t.ndim - 1))
+        # the same scaling with the level read off x itself: a function of x alone
+        else:
+            total = (
+                (x_t.square().flatten(1).mean(1) + SIGMA_DATA**2)
+                .sqrt()
+                .reshape(-1, *[1] * (x_t.ndim - 1))
+            )
             level = total
         c_noise = (level.flatten().log() / 4).expand(len(x_t))
-        return self.encoder(x_t / total, self.embedding(c_noise, one_hot(labels, self.config.network.labels)))
+        return self.encoder(
+            x_t / total,
+            self.embedding(c_noise, one_hot(labels, self.config.network.labels)),
+        )
 
     def evolve(
-        self, states: list[Tensor], t: float | Tensor, s: float | Tensor, masks: list[Tensor] | None = None
+        self,
+        states: list[Tensor],
+        t: float | Tensor,
+        s: float | Tensor,
+        masks: list[Tensor] | None = None,
     ) -> list[Tensor]:
-        """Move every state from time t to time s: z_s = exp(A (s - t)) z_t, exact in either direction. Source: HKD eq
-        3.
+        """Move every state from time t to time s: z_s = exp(A (s - t)) z_t, exact in
+        either direction.
+        Source: HKD eq 3.
 
-        t, s: numbers or (batch,). `masks`, one (d_l/2, h_l, w_l) per state, weigh the evolved pairs.
+        t, s: numbers or (batch,). `masks`, one (d_l/2, h_l, w_l) per state, weigh the
+        evolved pairs.
         """
         masks = masks if masks is not None else [None] * len(states)
-        return [g(z, s - t, mask) for g, z, mask in zip(self.generators, states, masks, strict=True)]
+        return [
+            g(z, s - t, mask)
+            for g, z, mask in zip(self.generators, states, masks, strict=True)
+        ]
 
-    def decode(self, states: list[Tensor], labels: Int[Tensor, " batch"] | None = None) -> Float[Tensor, "batch ..."]:
-        """The picture that the states stand for, about [-1, 1]; the decoder is always told the last noise level.
+    def decode(
+        self, states: list[Tensor], labels: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch ..."]:
+        """The picture that the states stand for, about [-1, 1]; the decoder is always
+        told the last noise level.
 
         Source: HKD eq 5.
         """
         if self.config.hierarchy == "bottleneck-only":
             states = [torch.zeros_like(z) for z in states[:-1]] + [states[-1]]
-        batch, device = len(states[-1]), states[-1].device
+        batch = len(states[-1])
+        device = states[-1].device
         c_noise = torch.full((batch,), SIGMA_MIN, device=device).log() / 4
         return (
             SIGMA_DATA
-            * self.decoder(states, self.embedding(c_noise, one_hot(labels, self.config.network.labels))).float()
+            * self.decoder(
+                states,
+                self.embedding(c_noise, one_hot(labels, self.config.network.labels)),
+            ).float()
         )
 
     @torch.no_grad()
     def sample(
-        self, noise: Float[Tensor, "batch ..."], labels: Int[Tensor, " batch"] | None = None
+        self,
+        noise: Float[Tensor, "batch ..."],
+        labels: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch ..."]:
-        """Pictures in [-1, 1] from unit noise in one evaluation: decode(e^{A (eps - T)} encode(sigma_max n)).
+        """Pictures in [-1, 1] from unit noise in one evaluation: decode(e^{A (eps - T)}
+        encode(sigma_max n)).
 
         Source: HKD algorithm 2.
         """
@@ -178,25 +232,35 @@ class HKD(nn.Module, Saved):
 
     @torch.no_grad()
     def trajectory(
-        self, noise: Float[Tensor, "batch ..."], times: Float[Tensor, " k"], labels: Int[Tensor, " batch"] | None = None
+        self,
+        noise: Float[Tensor, "batch ..."],
+        times: Float[Tensor, " k"],
+        labels: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "k batch ..."]:
-        """The states on their way from T, decoded at each of `times`: (len(times), batch, *shape). One encoding, K
-        decodings.
+        """The states on their way from T, decoded at each of `times`: (len(times),
+        batch, *shape). One encoding, K decodings.
 
-        With the paper's objective only the picture at eps is trained; what states in between decode to is for looking.
+        With the paper's objective only the picture at eps is trained; what states in
+        between decode to is for looking.
         """
         states = self.encode(SIGMA_MAX * noise, self.clock.T, labels)
-        return torch.stack([self.decode(self.evolve(states, self.clock.T, float(t)), labels) for t in times])
+        return torch.stack(
+            [
+                self.decode(self.evolve(states, self.clock.T, float(t)), labels)
+                for t in times
+            ]
+        )
 
 
 MODELS = (HKD, Denoiser, Classifier)
 
 
 def load(name: str | os.PathLike) -> nn.Module:
-    """A bundled model by name ("hkd-cifar10", "teacher-cifar10", "features-cifar10"), or one from a folder; in
-    evaluation mode.
+    """A bundled model by name ("hkd-cifar10", "teacher-cifar10", "features-cifar10"),
+    or one from a folder; in evaluation mode.
 
-    Raises FileNotFoundError with the bundled names, ValueError for damaged weights or an unknown kind of model.
+    Raises FileNotFoundError with the bundled names, ValueError for damaged weights or
+    an unknown kind of model.
     """
     folder = resolve(name)
     kind = read_config(folder).get("model")
@@ -204,4 +268,7 @@ def load(name: str | os.PathLike) -> nn.Module:
         if model.__name__ == kind:
             return model.from_folder(folder)
     known = ", ".join(m.__name__ for m in MODELS)
-    raise ValueError(f"{folder}: holds a {kind!r}, wanted one of {known}; others load by their class's from_folder")
+    raise ValueError(
+        f"{folder}: holds a {kind!r}, wanted one of {known}; others load by their "
+        "class's from_folder"
+    )

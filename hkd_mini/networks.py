@@ -1,12 +1,15 @@
 """The networks: EDM's U-Net cut at its waist, and a small MLP for points.
 
-A U-Net goes down, keeping one feature map per block, and up again, taking them back last in first out. Cut
-between, it is an encoder that lifts x to a list of states z^(l) and a decoder that reads them: HKD puts its linear
-dynamics on the cut. The structure is DDPM++ as EDM (Karras et al. 2022) trains it: positional embedding of the noise
-level, group norm, residual blocks scaled by sqrt(1/2), attention at one resolution. Names follow EDM's, so that its
-`model.enc.32x32_block0.conv0.weight` is our `encoder.blocks.32x32_block0.conv0.weight`; `Encoder` has the whole map.
-`patch=2` folds 2x2 pixels into channels first: a quarter of the locations, for machines with little compute.
-Chapter: 9 "The architecture". Source: EDM appendix F.1, Song et al. 2021 (DDPM++), method table of the book.
+A U-Net goes down, keeping one feature map per block, and up again, taking them back
+last in first out. Cut between, it is an encoder that lifts x to a list of states z^(l)
+and a decoder that reads them: HKD puts its linear dynamics on the cut. The structure is
+DDPM++ as EDM (Karras et al. 2022) trains it: positional embedding of the noise level,
+group norm, residual blocks scaled by sqrt(1/2), attention at one resolution. Names
+follow EDM's, so that its `model.enc.32x32_block0.conv0.weight` is our
+`encoder.blocks.32x32_block0.conv0.weight`; `Encoder` has the whole map. `patch=2` folds
+2x2 pixels into channels first: a quarter of the locations, for machines with little
+compute. Chapter: 9 "The architecture".
+Source: EDM appendix F.1, Song et al. 2021 (DDPM++), method table of the book.
 """
 
 import math
@@ -20,11 +23,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Widths of the U-Net. The defaults are EDM's unconditional CIFAR-10 network, 55.7 million parameters.
+    """Widths of the U-Net. The defaults are EDM's unconditional CIFAR-10 network, 55.7
+    million parameters.
 
-    channels * mult[i] is the width at resolution resolution / patch / 2^i; `attention` lists resolutions (after the
-    patch). `labels` is the number of classes, 0 for none. `adaptive_scale` adds a noise-dependent scale to the shift
-    (EDM's own CIFAR-10 nets have the shift alone). `out_channels` is 0 where they are those of the input.
+    channels * mult[i] is the width at resolution resolution / patch / 2^i; `attention`
+    lists resolutions (after the patch). `labels` is the number of classes, 0 for none.
+    `adaptive_scale` adds a noise-dependent scale to the shift (EDM's own CIFAR-10 nets
+    have the shift alone). `out_channels` is 0 where they are those of the input.
     """
 
     resolution: int = 32
@@ -43,10 +48,14 @@ class UNetConfig:
         for name in ("mult", "attention"):  # JSON gives lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.patch not in (1, 2):
-            raise ValueError(f"patch = {self.patch}: 1 (EDM's layout) or 2 (2x2 pixels folded into channels)")
+            raise ValueError(
+                f"patch = {self.patch}: 1 (EDM's layout) or 2 (2x2 pixels folded into "
+                "channels)"
+            )
         if self.resolution % (self.patch << (len(self.mult) - 1)):
             raise ValueError(
-                f"resolution {self.resolution} cannot be halved {len(self.mult) - 1} times at patch {self.patch}"
+                f"resolution {self.resolution} cannot be halved {len(self.mult) - 1} "
+                f"times at patch {self.patch}"
             )
 
     @property
@@ -57,11 +66,16 @@ class UNetConfig:
     @property
     def widths(self) -> list[tuple[int, int]]:
         """(resolution, channels) from fine to coarse."""
-        return [(self.resolution // self.patch >> i, self.channels * m) for i, m in enumerate(self.mult)]
+        return [
+            (self.resolution // self.patch >> i, self.channels * m)
+            for i, m in enumerate(self.mult)
+        ]
 
     @property
     def state_shapes(self) -> list[tuple[int, int, int]]:
-        """(d, h, w) of every state: a level's first skip has the width of the level above, then `blocks` of its own."""
+        """(d, h, w) of every state: a level's first skip has the width of the level
+        above, then `blocks` of its own.
+        """
         above = [self.channels] + [width for _, width in self.widths[:-1]]
         skips = [
             (d, res, res)
@@ -73,8 +87,8 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """Widths of the network for point sets in `dim` dimensions: one state of `state` numbers, `depth` hidden layers a
-    side.
+    """Widths of the network for point sets in `dim` dimensions: one state of `state`
+    numbers, `depth` hidden layers a side.
     """
 
     dim: int = 2
@@ -96,7 +110,9 @@ class MLPConfig:
 
 
 def conv(c_in: int, c_out: int, kernel: int, gain: float = 1.0) -> nn.Conv2d:
-    """A convolution that keeps the size, Xavier-uniform weights times `gain`, bias zero (EDM appendix F.1)."""
+    """A convolution that keeps the size, Xavier-uniform weights times `gain`, bias zero
+    (EDM appendix F.1).
+    """
     layer = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
     nn.init.xavier_uniform_(layer.weight, gain=gain)
     nn.init.zeros_(layer.bias)
@@ -112,54 +128,80 @@ def linear(c_in: int, c_out: int) -> nn.Linear:
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """Group norm over at most 32 groups of at least 4 channels (fewer where the channels do not divide)."""
-    groups = next(g for g in range(max(1, min(32, channels // 4)), 0, -1) if channels % g == 0)
+    """Group norm over at most 32 groups of at least 4 channels (fewer where the
+    channels do not divide).
+    """
+    groups = next(
+        g for g in range(max(1, min(32, channels // 4)), 0, -1) if channels % g == 0
+    )
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class Embedding(nn.Module):
-    """What a block is told: the noise level c_noise as sines and cosines, plus the class, through two layers.
+    """What a block is told: the noise level c_noise as sines and cosines, plus the
+    class, through two layers.
 
-    forward(c_noise (batch,), labels one-hot (batch, classes) or None) -> (batch, 4 * channels).
+    forward(c_noise (batch,), labels one-hot (batch, classes) or None) -> (batch, 4 *
+    channels).
     """
 
     def __init__(self, channels: int, labels: int = 0):
         super().__init__()
-        self.register_buffer("freqs", 1e-4 ** torch.linspace(0, 1, channels // 2), persistent=False)
+        self.register_buffer(
+            "freqs", 1e-4 ** torch.linspace(0, 1, channels // 2), persistent=False
+        )
         self.map_label = linear(labels, channels) if labels else None
         self.map_layer0 = linear(channels, 4 * channels)
         self.map_layer1 = linear(4 * channels, 4 * channels)
 
-    def forward(self, c_noise: Float[Tensor, "batch"], labels: Tensor | None = None) -> Float[Tensor, "batch emb"]:
+    def forward(
+        self, c_noise: Float[Tensor, "batch"], labels: Tensor | None = None
+    ) -> Float[Tensor, "batch emb"]:
         angle = c_noise.float()[:, None] * self.freqs
         emb = torch.cat([angle.sin(), angle.cos()], dim=1)
         if self.map_label is not None:  # without labels EDM gives zeros: the bias alone
-            labels = emb.new_zeros(1, self.map_label.in_features) if labels is None else labels.float()
+            labels = (
+                emb.new_zeros(1, self.map_label.in_features)
+                if labels is None
+                else labels.float()
+            )
             emb = emb + self.map_label(labels * math.sqrt(labels.shape[1]))
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
 
 class UNetBlock(nn.Module):
-    """A residual block told the noise level, at will resampling by 2 (`"down"`, `"up"`) and with attention."""
+    """A residual block told the noise level, at will resampling by 2 (`"down"`, `"up"`)
+    and with attention.
+    """
 
     def __init__(
-        self, c_in: int, c_out: int, emb: int, config: UNetConfig, resample: str = "", attention: bool = False
+        self,
+        c_in: int,
+        c_out: int,
+        emb: int,
+        config: UNetConfig,
+        resample: str = "",
+        attention: bool = False,
     ):
         super().__init__()
-        self.resample, self.adaptive, self.dropout = resample, config.adaptive_scale, config.dropout
-        self.norm0, self.conv0 = norm(c_in), conv(c_in, c_out, 3)
+        self.resample = resample
+        self.adaptive = config.adaptive_scale
+        self.dropout = config.dropout
+        self.norm0 = norm(c_in)
+        self.conv0 = conv(c_in, c_out, 3)
         self.affine = linear(emb, c_out * (2 if self.adaptive else 1))
-        self.norm1, self.conv1 = norm(c_out), conv(c_out, c_out, 3, gain=1e-5)
+        self.norm1 = norm(c_out)
+        self.conv1 = conv(c_out, c_out, 3, gain=1e-5)
         self.skip = conv(c_in, c_out, 1) if c_in != c_out or resample else None
         if attention:
-            self.norm2, self.qkv, self.proj = (
-                norm(c_out),
-                conv(c_out, 3 * c_out, 1, 0.2**0.5),
-                conv(c_out, c_out, 1, 1e-5),
-            )
+            self.norm2 = norm(c_out)
+            self.qkv = conv(c_out, 3 * c_out, 1, 0.2**0.5)
+            self.proj = conv(c_out, c_out, 1, 1e-5)
         self.attention = attention
 
-    def forward(self, x: Float[Tensor, "batch c h w"], emb: Float[Tensor, "batch emb"]) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "batch c h w"], emb: Float[Tensor, "batch emb"]
+    ) -> Tensor:
         h = self.conv0(self._resize(F.silu(self.norm0(x))))
         told = self.affine(emb)[:, :, None, None].to(h.dtype)
         if self.adaptive:
@@ -175,44 +217,63 @@ class UNetBlock(nn.Module):
     def _resize(self, x: Tensor) -> Tensor:
         if self.resample == "down":
             return F.avg_pool2d(x, 2)
-        return F.interpolate(x, scale_factor=2.0, mode="nearest") if self.resample == "up" else x
+        return (
+            F.interpolate(x, scale_factor=2.0, mode="nearest")
+            if self.resample == "up"
+            else x
+        )
 
     def _attend(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
-        qkv = self.qkv(self.norm2(x)).reshape(b, 1, c, 3, h * w)  # one head; EDM interleaves q, k, v channel by channel
+        # one head; EDM interleaves q, k, v channel by channel
+        qkv = self.qkv(self.norm2(x)).reshape(b, 1, c, 3, h * w)
         q, k, v = (t.transpose(-1, -2) for t in qkv.unbind(3))
-        a = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(b, c, h, w)
+        a = (
+            F.scaled_dot_product_attention(q, k, v)
+            .transpose(-1, -2)
+            .reshape(b, c, h, w)
+        )
         return (x + self.proj(a)) * 0.5**0.5
 
 
 class Encoder(nn.Module):
-    """The way down: x, scaled, to a list of states, one per skip and one for the bottleneck.
+    """The way down: x, scaled, to a list of states, one per skip and one for the
+    bottleneck.
 
-    forward(x (batch, c, r, r), emb (batch, emb)) -> [(batch, d_l, h_l, w_l)], fine to coarse; shapes as
-    `UNetConfig.state_shapes`.
+    forward(x (batch, c, r, r), emb (batch, emb)) -> [(batch, d_l, h_l, w_l)], fine to
+    coarse; shapes as `UNetConfig.state_shapes`.
 
-    The last state is what enters the bottleneck: the same tensor as the last skip, but a state (and an operator) of its
-    own. From EDM: `model.enc.X` -> `blocks.X`, `model.map_*` -> `Embedding`, `model.dec.X` -> Decoder's `blocks.X`,
-    with `32x32_aux_norm` and `32x32_aux_conv` -> `out_norm` and `out_conv`; convolution, affine, qkv and norm tensors
-    keep their shapes and order. At patch 1 that is the whole map.
+    The last state is what enters the bottleneck: the same tensor as the last skip, but
+    a state (and an operator) of its own. From EDM: `model.enc.X` -> `blocks.X`,
+    `model.map_*` -> `Embedding`, `model.dec.X` -> Decoder's `blocks.X`, with
+    `32x32_aux_norm` and `32x32_aux_conv` -> `out_norm` and `out_conv`; convolution,
+    affine, qkv and norm tensors keep their shapes and order. At patch 1 that is the
+    whole map.
     """
 
     def __init__(self, config: UNetConfig):
         super().__init__()
-        self.patch, emb, c = config.patch, 4 * config.channels, config.channels
+        self.patch = config.patch
+        emb = 4 * config.channels
+        c = config.channels
         self.blocks = nn.ModuleDict()
         for level, (res, width) in enumerate(config.widths):
             name = f"{res}x{res}"
             if level == 0:
-                self.blocks[f"{name}_conv"] = conv(config.in_channels * self.patch**2, c, 3)
+                self.blocks[f"{name}_conv"] = conv(
+                    config.in_channels * self.patch**2, c, 3
+                )
             else:
                 self.blocks[f"{name}_down"] = UNetBlock(c, c, emb, config, "down")
             for i in range(config.blocks):
-                self.blocks[f"{name}_block{i}"] = UNetBlock(c, width, emb, config, attention=res in config.attention)
+                self.blocks[f"{name}_block{i}"] = UNetBlock(
+                    c, width, emb, config, attention=res in config.attention
+                )
                 c = width
 
     def forward(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        x, states = F.pixel_unshuffle(x, self.patch), []
+        x = F.pixel_unshuffle(x, self.patch)
+        states = []
         for block in self.blocks.values():
             x = block(x, emb) if isinstance(block, UNetBlock) else block(x)
             states.append(x)
@@ -220,46 +281,65 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The way up: bottleneck first, then one skip per block, last in first out; F of shape (batch, c, r, r)."""
+    """The way up: bottleneck first, then one skip per block, last in first out; F of
+    shape (batch, c, r, r).
+    """
 
     def __init__(self, config: UNetConfig):
         super().__init__()
-        self.patch, emb, self.blocks = config.patch, 4 * config.channels, nn.ModuleDict()
+        self.patch = config.patch
+        emb = 4 * config.channels
+        self.blocks = nn.ModuleDict()
         skips = [shape[0] for shape in config.state_shapes[:-1]]
         c = skips[-1]
         for level, (res, width) in reversed(list(enumerate(config.widths))):
             name = f"{res}x{res}"
             if level == len(config.mult) - 1:
-                self.blocks[f"{name}_in0"] = UNetBlock(c, c, emb, config, attention=True)
+                self.blocks[f"{name}_in0"] = UNetBlock(
+                    c, c, emb, config, attention=True
+                )
                 self.blocks[f"{name}_in1"] = UNetBlock(c, c, emb, config)
             else:
                 self.blocks[f"{name}_up"] = UNetBlock(c, c, emb, config, "up")
             for i in range(config.blocks + 1):
                 attention = i == config.blocks and res in config.attention
-                self.blocks[f"{name}_block{i}"] = UNetBlock(c + skips.pop(), width, emb, config, attention=attention)
+                self.blocks[f"{name}_block{i}"] = UNetBlock(
+                    c + skips.pop(), width, emb, config, attention=attention
+                )
                 c = width
         out = (config.out_channels or config.in_channels) * self.patch**2
-        self.out_norm, self.out_conv = norm(c), conv(c, out, 3, gain=1e-5)
+        self.out_norm = norm(c)
+        self.out_conv = conv(c, out, 3, gain=1e-5)
 
     def forward(self, states: list[Tensor], emb: Tensor) -> Tensor:
         *skips, x = states
         for name, block in self.blocks.items():
-            x = block(torch.cat([x, skips.pop()], dim=1) if "_block" in name else x, emb)
+            x = block(
+                torch.cat([x, skips.pop()], dim=1) if "_block" in name else x, emb
+            )
         return F.pixel_shuffle(self.out_conv(F.silu(self.out_norm(x))), self.patch)
 
 
 class PointNet(nn.Module):
-    """One half of the network for points: a residual MLP told the noise level; the encoder's output is one state (b, d,
-    1, 1).
+    """One half of the network for points: a residual MLP told the noise level; the
+    encoder's output is one state (b, d, 1, 1).
     """
 
     def __init__(self, config: MLPConfig, encode: bool):
         super().__init__()
-        self.encode, emb = encode, 4 * config.channels
-        c_in, c_out = (config.dim, config.state) if encode else (config.state, config.dim)
-        self.first, self.last = linear(c_in, config.width), linear(config.width, c_out)
-        self.layers = nn.ModuleList(linear(config.width, config.width) for _ in range(config.depth))
-        self.affine = nn.ModuleList(linear(emb, config.width) for _ in range(config.depth))
+        self.encode = encode
+        emb = 4 * config.channels
+        c_in, c_out = (
+            (config.dim, config.state) if encode else (config.state, config.dim)
+        )
+        self.first = linear(c_in, config.width)
+        self.last = linear(config.width, c_out)
+        self.layers = nn.ModuleList(
+            linear(config.width, config.width) for _ in range(config.depth)
+        )
+        self.affine = nn.ModuleList(
+            linear(emb, config.width) for _ in range(config.depth)
+        )
 
     def forward(self, x, emb: Tensor):
         h = self.first(x if self.encode else x[-1].flatten(1))
@@ -270,17 +350,23 @@ class PointNet(nn.Module):
 
 
 class Network(nn.Module):
-    """Embedding, encoder and decoder, run as one: F(x; c_noise). Images take the U-Net, points the MLP."""
+    """Embedding, encoder and decoder, run as one: F(x; c_noise). Images take the U-Net,
+    points the MLP.
+    """
 
     def __init__(self, config: UNetConfig | MLPConfig):
         super().__init__()
-        self.config, points = config, isinstance(config, MLPConfig)
+        self.config = config
+        points = isinstance(config, MLPConfig)
         self.embedding = Embedding(config.channels, config.labels)
         self.encoder = PointNet(config, encode=True) if points else Encoder(config)
         self.decoder = PointNet(config, encode=False) if points else Decoder(config)
 
     def forward(
-        self, x: Float[Tensor, "batch ..."], c_noise: Float[Tensor, "batch"], labels: Tensor | None = None
+        self,
+        x: Float[Tensor, "batch ..."],
+        c_noise: Float[Tensor, "batch"],
+        labels: Tensor | None = None,
     ) -> Tensor:
         emb = self.embedding(c_noise, labels)
         return self.decoder(self.encoder(x, emb), emb)

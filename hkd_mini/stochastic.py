@@ -1,14 +1,16 @@
 """Stochastic systems whose Koopman spectrum is known.
 
-Where a flow has one future, a stochastic system has many, and its Koopman operator averages over them:
-(K_t g)(x) = E[g(X_t) | X_0 = x]. It is still linear in g, still a semigroup, and its eigenfunctions still obey
-K_t phi = e^{rho t} phi, now in the mean. For a particle that noise drives through a landscape V,
+Where a flow has one future, a stochastic system has many, and its Koopman operator
+averages over them: (K_t g)(x) = E[g(X_t) | X_0 = x]. It is still linear in g, still a
+semigroup, and its eigenfunctions still obey K_t phi = e^{rho t} phi, now in the mean.
+For a particle that noise drives through a landscape V,
 
     dX = -V'(X) dt + sqrt(2 D) dW,        rho phi = L phi = -V' phi' + D phi'',
 
-the operator is self-adjoint in the weight e^{-V/D}. So its rates are real, never positive, and can be computed to
-ten digits without a single sample: the strictest test that a method for data can be given.
-States are batches of shape (..., 1). Chapter: 4 "EDMD".
+the operator is self-adjoint in the weight e^{-V/D}. So its rates are real, never
+positive, and can be computed to ten digits without a single sample: the strictest test
+that a method for data can be given. States are batches of shape (..., 1). Chapter: 4
+"EDMD".
 """
 
 from collections.abc import Callable
@@ -24,11 +26,13 @@ Values = Float[np.ndarray, "..."]
 
 
 class Process(NamedTuple):
-    """dX = -gradient(X) dt + sqrt(2 D) dW in the landscape `potential`; its stationary density is e^{-V/D} / Z.
+    """dX = -gradient(X) dt + sqrt(2 D) dW in the landscape `potential`; its stationary
+    density is e^{-V/D} / Z.
 
-    `move(x, t, generator)` draws X_t given X_0 = x, one draw for each state of the batch. `box` = (low, high) holds
-    the density up to a part that does not matter, about e^-30. `rates(k)` and `eigenfunctions(x, k)`, (..., k), are
-    the first k in closed form, ordered and scaled as `spectrum` does; None where nobody knows them.
+    `move(x, t, generator)` draws X_t given X_0 = x, one draw for each state of the
+    batch. `box` = (low, high) holds the density up to a part that does not matter,
+    about e^-30. `rates(k)` and `eigenfunctions(x, k)`, (..., k), are the first k in
+    closed form, ordered and scaled as `spectrum` does; None where nobody knows them.
     """
 
     name: str
@@ -44,7 +48,8 @@ class Process(NamedTuple):
 class Spectrum(NamedTuple):
     """The first rates of a process, slowest first, and its eigenfunctions.
 
-    Those are Legendre series in the box, of mean square one in the stationary density and positive at the right end.
+    Those are Legendre series in the box, of mean square one in the stationary density
+    and positive at the right end.
     """
 
     rates: Float[np.ndarray, " k"]
@@ -52,25 +57,33 @@ class Spectrum(NamedTuple):
     box: tuple[float, float]
 
     def eigenfunctions(self, x: State) -> Float[np.ndarray, "*batch k"]:
-        """All k at the states x; ValueError outside the box, where a polynomial says nothing."""
+        """All k at the states x; ValueError outside the box, where a polynomial says
+        nothing.
+        """
         low, high = self.box
         if not np.all((low <= x) & (x <= high)):
-            raise ValueError(f"states must lie in the box [{low:.4g}, {high:.4g}] of the process")
+            raise ValueError(
+                f"states must lie in the box [{low:.4g}, {high:.4g}] of the process"
+            )
         u = (2 * x[..., 0] - low - high) / (high - low)
         return np.moveaxis(legval(u, self.coefficients), 0, -1)
 
 
 def ornstein_uhlenbeck(theta: float = 1.0, D: float = 1.0) -> Process:
-    """A particle on a spring, dX = -theta X dt + sqrt(2 D) dW, with exact draws over any time.
+    """A particle on a spring, dX = -theta X dt + sqrt(2 D) dW, with exact draws over
+    any time.
 
-    X_t = e^{-theta t} x + s sqrt(1 - e^{-2 theta t}) xi, s^2 = D / theta. Rates are -k theta, eigenfunctions the
-    Hermite polynomials He_k(x / s) / sqrt(k!) (Pavliotis 2014, section 4.4). ValueError unless theta and D are > 0.
+    X_t = e^{-theta t} x + s sqrt(1 - e^{-2 theta t}) xi, s^2 = D / theta. Rates are -k
+    theta, eigenfunctions the Hermite polynomials He_k(x / s) / sqrt(k!) (Pavliotis
+    2014, section 4.4). ValueError unless theta and D are > 0.
     """
     _positive(theta=theta, D=D)
     s = np.sqrt(D / theta)
 
     def move(x, t, generator):
-        return np.exp(-theta * t) * x + s * np.sqrt(-np.expm1(-2 * theta * t)) * generator.standard_normal(x.shape)
+        return np.exp(-theta * t) * x + s * np.sqrt(
+            -np.expm1(-2 * theta * t)
+        ) * generator.standard_normal(x.shape)
 
     def eigenfunctions(x, k):  # sqrt(j + 1) h_{j+1} = u h_j - sqrt(j) h_{j-1}
         u = x[..., 0] / s
@@ -82,16 +95,31 @@ def ornstein_uhlenbeck(theta: float = 1.0, D: float = 1.0) -> Process:
     rates = lambda k: -theta * np.arange(k)
     box = (-9 * s, 9 * s)
     return Process(
-        "Ornstein-Uhlenbeck", lambda x: theta * x**2 / 2, lambda x: theta * x, D, box, move, rates, eigenfunctions
+        "Ornstein-Uhlenbeck",
+        lambda x: theta * x**2 / 2,
+        lambda x: theta * x,
+        D,
+        box,
+        move,
+        rates,
+        eigenfunctions,
     )
 
 
-def langevin(potential: Callable, gradient: Callable, box: tuple, beta: float = 1.0, dt: float = 1e-3) -> Process:
-    """Overdamped Langevin dynamics at inverse temperature beta = 1/D, drawn by steps of Euler and Maruyama.
+def langevin(
+    potential: Callable,
+    gradient: Callable,
+    box: tuple,
+    beta: float = 1.0,
+    dt: float = 1e-3,
+) -> Process:
+    """Overdamped Langevin dynamics at inverse temperature beta = 1/D, drawn by steps of
+    Euler and Maruyama.
 
-    X <- X - V'(X) dt + sqrt(2 dt / beta) xi, in equal steps of at most dt; the law of the draws is wrong by O(dt).
-    Let `box` = (low, high) reach to where beta V is 20 to 30 above its minimum, and no further. ValueError for an
-    empty box, or a beta or dt that is not positive.
+    X <- X - V'(X) dt + sqrt(2 dt / beta) xi, in equal steps of at most dt; the law of
+    the draws is wrong by O(dt). Let `box` = (low, high) reach to where beta V is 20 to
+    30 above its minimum, and no further. ValueError for an empty box, or a beta or dt
+    that is not positive.
     """
     _positive(beta=beta, dt=dt)
     low, high = (float(side) for side in box)
@@ -99,27 +127,36 @@ def langevin(potential: Callable, gradient: Callable, box: tuple, beta: float = 
         raise ValueError(f"the box must be (low, high) with low < high, got {box}")
 
     def move(x, t, generator):
-        x, steps = np.array(x, dtype=float), max(int(np.ceil(t / dt - 1e-9)), 1)
+        x = np.array(x, dtype=float)
+        steps = max(int(np.ceil(t / dt - 1e-9)), 1)
         h = t / steps
         for _ in range(steps):
-            x += np.sqrt(2 * h / beta) * generator.standard_normal(x.shape) - h * gradient(x)
+            x += np.sqrt(2 * h / beta) * generator.standard_normal(
+                x.shape
+            ) - h * gradient(x)
         return x
 
     return Process("Langevin", potential, gradient, 1 / beta, (low, high), move)
 
 
 def prinz(beta: float = 1.0, dt: float = 1e-4) -> Process:
-    """Four wells between steep walls, a benchmark for slow modes (Prinz et al. 2011; constants as in deeptime).
+    """Four wells between steep walls, a benchmark for slow modes (Prinz et al. 2011;
+    constants as in deeptime).
 
-    V(x) = 4 (x^8 + 0.8 e^{-80 x^2} + 0.2 e^{-80 (x - 1/2)^2} + 0.5 e^{-40 (x + 1/2)^2}).
+    V(x) = 4 (x^8 + 0.8 e^{-80 x^2} + 0.2 e^{-80 (x - 1/2)^2} + 0.5 e^{-40 (x +
+    1/2)^2}).
     """
-    bumps = [(0.8, 80, 0.0), (0.2, 80, 0.5), (0.5, 40, -0.5)]  # height, sharpness, place
+    # height, sharpness, place
+    bumps = [(0.8, 80, 0.0), (0.2, 80, 0.5), (0.5, 40, -0.5)]
 
     def potential(x):
         return 4 * (x**8 + sum(a * np.exp(-b * (x - c) ** 2) for a, b, c in bumps))
 
     def gradient(x):
-        return 4 * (8 * x**7 - sum(2 * a * b * (x - c) * np.exp(-b * (x - c) ** 2) for a, b, c in bumps))
+        return 4 * (
+            8 * x**7
+            - sum(2 * a * b * (x - c) * np.exp(-b * (x - c) ** 2) for a, b, c in bumps)
+        )
 
     _positive(beta=beta)
     wall = 1.28 * beta ** (-1 / 8)  # where 4 beta x^8 is about 29
@@ -127,24 +164,33 @@ def prinz(beta: float = 1.0, dt: float = 1e-4) -> Process:
 
 
 def spectrum(process: Process, k: int, polynomials: int = 200) -> Spectrum:
-    """The first k rates and eigenfunctions of the generator L, from the potential alone (Rayleigh and Ritz).
+    """The first k rates and eigenfunctions of the generator L, from the potential alone
+    (Rayleigh and Ritz).
 
-    -rho_j are the stationary values of D int phi'^2 pi / int phi^2 pi, with pi the stationary density. Over
-    polynomials, with Gauss quadrature, that is a singular value problem: no error but the number of polynomials, in
-    which it falls exponentially, and the ends of the box. Rates found are never above the true ones of the box; those
-    below about 1e-8 of the others lose digits. ValueError unless 1 <= k <= polynomials / 4.
+    -rho_j are the stationary values of D int phi'^2 pi / int phi^2 pi, with pi the
+    stationary density. Over polynomials, with Gauss quadrature, that is a singular
+    value problem: no error but the number of polynomials, in which it falls
+    exponentially, and the ends of the box. Rates found are never above the true ones of
+    the box; those below about 1e-8 of the others lose digits. ValueError unless 1 <= k
+    <= polynomials / 4.
     """
     if not 1 <= k <= polynomials // 4:
-        raise ValueError(f"need 1 <= k <= polynomials / 4 = {polynomials // 4}, got k = {k}")
+        raise ValueError(
+            f"need 1 <= k <= polynomials / 4 = {polynomials // 4}, got k = {k}"
+        )
     u, x, lengths = _gauss(process, 3 * polynomials)
-    root, half = np.sqrt(lengths * density(process, x[:, None]))[:, None], (process.box[1] - process.box[0]) / 2
+    root = np.sqrt(lengths * density(process, x[:, None]))[:, None]
+    half = (process.box[1] - process.box[0]) / 2
     slope = legvander(u, polynomials - 2) @ legder(np.eye(polynomials)) / half
-    R = np.linalg.qr(root * legvander(u, polynomials - 1), mode="r")  # P R^-1 is orthonormal in pi
+    # P R^-1 is orthonormal in pi
+    R = np.linalg.qr(root * legvander(u, polynomials - 1), mode="r")
     G = solve_triangular(R.T, (root * slope).T, lower=True).T
     s, Vh = np.linalg.svd(np.linalg.qr(G, mode="r"))[1:]
     coefficients = solve_triangular(R, Vh[: -k - 1 : -1].T)
     sign = np.where(legval(1.0, coefficients) < 0, -1, 1)
-    return Spectrum(-process.D * s[: -k - 1 : -1] ** 2, coefficients * sign, process.box)
+    return Spectrum(
+        -process.D * s[: -k - 1 : -1] ** 2, coefficients * sign, process.box
+    )
 
 
 def density(process: Process, x: State) -> Float[np.ndarray, "*batch"]:
@@ -155,8 +201,12 @@ def density(process: Process, x: State) -> Float[np.ndarray, "*batch"]:
     return np.exp((V.min() - process.potential(x[..., 0])) / process.D) / Z
 
 
-def draw(process: Process, count: int, generator: np.random.Generator) -> Float[np.ndarray, "count 1"]:
-    """`count` independent states from the stationary density, by inverting its distribution function."""
+def draw(
+    process: Process, count: int, generator: np.random.Generator
+) -> Float[np.ndarray, "count 1"]:
+    """`count` independent states from the stationary density, by inverting its
+    distribution function.
+    """
     edges = np.linspace(*process.box, 20001)
     middle = (edges[1:] + edges[:-1]) / 2
     total = np.cumsum(density(process, middle[:, None]))
@@ -165,7 +215,9 @@ def draw(process: Process, count: int, generator: np.random.Generator) -> Float[
 
 
 def _gauss(process, count):
-    """Gauss points u in [-1, 1], where they lie in the box, and the lengths that they stand for."""
+    """Gauss points u in [-1, 1], where they lie in the box, and the lengths that they
+    stand for.
+    """
     u, weights = leggauss(count)
     low, high = process.box
     return u, (low + high + (high - low) * u) / 2, (high - low) / 2 * weights

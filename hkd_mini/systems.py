@@ -1,15 +1,16 @@
 """Toy systems whose Koopman spectrum is known.
 
-A flow moves states; a Koopman operator moves functions of the state, and does so linearly. For most systems
-nobody can write that operator down. For the systems of this module somebody can, in whole or in part, so they
-are the ground on which every method of the book is tried first: a linear spiral, a slow manifold with an
-exact three-dimensional lift, the Stuart-Landau oscillator with its isostables and isochrons, and three that
-resist, each in its own way: the pendulum (a continuum of frequencies), Duffing (two attractors) and Van der
-Pol (a cycle without formulas).
+A flow moves states; a Koopman operator moves functions of the state, and does so
+linearly. For most systems nobody can write that operator down. For the systems of this
+module somebody can, in whole or in part, so they are the ground on which every method
+of the book is tried first: a linear spiral, a slow manifold with an exact
+three-dimensional lift, the Stuart-Landau oscillator with its isostables and isochrons,
+and three that resist, each in its own way: the pendulum (a continuum of frequencies),
+Duffing (two attractors) and Van der Pol (a cycle without formulas).
 
-States are batches, shape (..., n), as everywhere in this package. The module uses numpy and scipy in double
-precision: nothing here is learned, so nothing needs gradients, and scipy brings an eighth-order solver and
-elliptic integrals.
+States are batches, shape (..., n), as everywhere in this package. The module uses numpy
+and scipy in double precision: nothing here is learned, so nothing needs gradients, and
+scipy brings an eighth-order solver and elliptic integrals.
 """
 
 from collections.abc import Callable
@@ -25,11 +26,12 @@ State = Float[np.ndarray, "*batch n"]
 
 
 class System(NamedTuple):
-    """A flow x' = field(x), with as much of its Koopman theory as is known in closed form.
+    """A flow x' = field(x), with as much of its Koopman theory as is known in closed
+    form.
 
-    `flow(x, t)` is Phi_t(x). If a finite exact lift exists, z = lift(x) obeys z' = generator z.
-    `eigenfunctions(x)` has shape (..., k); its columns obey phi_j(Phi_t(x)) = exp(rates_j t) phi_j(x). What
-    is not known is None.
+    `flow(x, t)` is Phi_t(x). If a finite exact lift exists, z = lift(x) obeys z' =
+    generator z. `eigenfunctions(x)` has shape (..., k); its columns obey
+    phi_j(Phi_t(x)) = exp(rates_j t) phi_j(x). What is not known is None.
     """
 
     name: str
@@ -42,7 +44,9 @@ class System(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """States x and where the flow takes them in one step: y = Phi_dt(x); both (count, n)."""
+    """States x and where the flow takes them in one step: y = Phi_dt(x); both (count,
+    n).
+    """
 
     x: Float[np.ndarray, "count n"]
     y: Float[np.ndarray, "count n"]
@@ -51,15 +55,17 @@ class Pairs(NamedTuple):
 def linear(matrix: Float[np.ndarray, "n n"]) -> System:
     """The linear flow x' = A x, its own exact lift: Phi_t(x) = exp(A t) x.
 
-    Eigenfunctions are x -> l_j . x with l_j the left eigenvectors of A (Mezic 2005). ValueError for a
-    non-square or defective A.
+    Eigenfunctions are x -> l_j . x with l_j the left eigenvectors of A (Mezic 2005).
+    ValueError for a non-square or defective A.
     """
     A = np.asarray(matrix, dtype=float)
     if A.ndim != 2 or A.shape[0] != A.shape[1]:
         raise ValueError(f"a linear system needs a square matrix, got shape {A.shape}")
     rates, right = np.linalg.eig(A)
     if np.linalg.cond(right) * np.finfo(float).eps > 1e-4:
-        raise ValueError(f"a linear system needs a basis of eigenvectors, {A.tolist()} has none")
+        raise ValueError(
+            f"a linear system needs a basis of eigenvectors, {A.tolist()} has none"
+        )
     left = np.linalg.inv(right)
     return System(
         "linear",
@@ -73,7 +79,8 @@ def linear(matrix: Float[np.ndarray, "n n"]) -> System:
 
 
 def spiral(alpha: float = -0.1, beta: float = 1.0) -> System:
-    """The linear spiral x' = [[alpha, beta], [-beta, alpha]] x: HKD's 2x2 block; clockwise for beta > 0.
+    """The linear spiral x' = [[alpha, beta], [-beta, alpha]] x: HKD's 2x2 block;
+    clockwise for beta > 0.
 
     With w = x_1 + i x_2: w' = (alpha - i beta) w. Rates alpha +- i beta (HKD, eq. 4).
     """
@@ -81,19 +88,23 @@ def spiral(alpha: float = -0.1, beta: float = 1.0) -> System:
 
 
 def slow_manifold(mu: float = -0.1, lam: float = -1.0) -> System:
-    """x_1' = mu x_1, x_2' = lam (x_2 - x_1^2): nonlinear, yet exactly linear in z = (x_1, x_2, x_1^2).
+    """x_1' = mu x_1, x_2' = lam (x_2 - x_1^2): nonlinear, yet exactly linear in z =
+    (x_1, x_2, x_1^2).
 
-    Rates mu, lam, 2 mu; the eigenfunction of lam is x_2 - b x_1^2, b = lam / (lam - 2 mu) (Brunton et al.
-    2016). At the resonance lam = 2 mu the flow is still exact, but the lift is a
-    Jordan block: no eigenfunctions.
+    Rates mu, lam, 2 mu; the eigenfunction of lam is x_2 - b x_1^2, b = lam / (lam - 2
+    mu) (Brunton et al. 2016). At the resonance lam = 2 mu the flow is still exact, but
+    the lift is a Jordan block: no eigenfunctions.
     """
 
     def field(x):
         return np.stack([mu * x[..., 0], lam * (x[..., 1] - x[..., 0] ** 2)], -1)
 
-    def flow(x, t):  # variation of constants; exprel(u) = (e^u - 1)/u has no hole at the resonance
+    # variation of constants; exprel(u) = (e^u - 1)/u has no hole at the resonance
+    def flow(x, t):
         pull = lam * t * exprel((2 * mu - lam) * t) * x[..., 0] ** 2
-        return np.stack([np.exp(mu * t) * x[..., 0], np.exp(lam * t) * (x[..., 1] - pull)], -1)
+        return np.stack(
+            [np.exp(mu * t) * x[..., 0], np.exp(lam * t) * (x[..., 1] - pull)], -1
+        )
 
     def lift(x):
         return np.stack([x[..., 0], x[..., 1], x[..., 0] ** 2], -1)
@@ -103,43 +114,63 @@ def slow_manifold(mu: float = -0.1, lam: float = -1.0) -> System:
         return System("slow manifold", field, flow, lift, A)
     left = np.array([[1, 0, 0], [0, 1, -lam / (lam - 2 * mu)], [0, 0, 1]])
     rates = np.array([mu, lam, 2 * mu], dtype=complex)
-    return System("slow manifold", field, flow, lift, A, lambda x: lift(x) @ left.T, rates)
+    return System(
+        "slow manifold", field, flow, lift, A, lambda x: lift(x) @ left.T, rates
+    )
 
 
 def stuart_landau(mu: float = 1.0, omega: float = 1.0, shear: float = 0.0) -> System:
-    """The normal form of a limit cycle, in w = x_1 + i x_2: w' = i omega w + (1 + i shear)(mu - |w|^2) w.
+    """The normal form of a limit cycle, in w = x_1 + i x_2: w' = i omega w + (1 + i
+    shear)(mu - |w|^2) w.
 
-    The cycle |w|^2 = mu > 0 is traced at frequency omega. Eigenfunctions off the origin: the isostable
-    mu/|w|^2 - 1, rate -2 mu, and the isochron e^{i (arg w - shear log(|w| / sqrt mu))}, rate i omega.
-    ValueError for mu <= 0, or if a backward flow has reached infinity before time t.
+    The cycle |w|^2 = mu > 0 is traced at frequency omega. Eigenfunctions off the
+    origin: the isostable mu/|w|^2 - 1, rate -2 mu, and the isochron e^{i (arg w - shear
+    log(|w| / sqrt mu))}, rate i omega. ValueError for mu <= 0, or if a backward flow
+    has reached infinity before time t.
     """
     if mu <= 0:
-        raise ValueError(f"Stuart-Landau has a limit cycle only for mu > 0, got mu = {mu}")
+        raise ValueError(
+            f"Stuart-Landau has a limit cycle only for mu > 0, got mu = {mu}"
+        )
 
     def field(x):
         w = x[..., 0] + 1j * x[..., 1]
         return _plane(1j * omega * w + (1 + 1j * shear) * (mu - abs(w) ** 2) * w)
 
-    def flow(x, t):  # |w|^2 solves a Bernoulli equation; arg w - shear log|w| turns at the rate omega
+    # |w|^2 solves a Bernoulli equation; arg w - shear log|w| turns at the rate omega
+    def flow(x, t):
         w = x[..., 0] + 1j * x[..., 1]
         growth = abs(w) ** 2 + (mu - abs(w) ** 2) * np.exp(-2 * mu * t)
         if np.any(growth <= 0):
-            raise ValueError(f"at t = {t} a state from outside the cycle is beyond infinity; take a later t")
-        return _plane(w * (mu / growth) ** (0.5 + 0.5j * shear) * np.exp(1j * omega * t))
+            raise ValueError(
+                f"at t = {t} a state from outside the cycle is beyond infinity; take "
+                "a later t"
+            )
+        return _plane(
+            w * (mu / growth) ** (0.5 + 0.5j * shear) * np.exp(1j * omega * t)
+        )
 
     def eigenfunctions(x):
         w = x[..., 0] + 1j * x[..., 1]
-        return np.stack([mu / abs(w) ** 2 - 1, w / abs(w) * (abs(w) / np.sqrt(mu)) ** (-1j * shear)], -1)
+        return np.stack(
+            [
+                mu / abs(w) ** 2 - 1,
+                w / abs(w) * (abs(w) / np.sqrt(mu)) ** (-1j * shear),
+            ],
+            -1,
+        )
 
     rates = np.array([-2 * mu, 1j * omega])
-    return System("Stuart-Landau", field, flow, eigenfunctions=eigenfunctions, rates=rates)
+    return System(
+        "Stuart-Landau", field, flow, eigenfunctions=eigenfunctions, rates=rates
+    )
 
 
 def pendulum(damping: float = 0.0) -> System:
     """theta'' = -sin theta - damping theta', x = (theta, theta'), theta not wrapped.
 
-    The unit of time is sqrt(length / gravity). Undamped, each energy has its own frequency
-    (`pendulum_period`): a continuous Koopman spectrum (Lusch et al. 2018).
+    The unit of time is sqrt(length / gravity). Undamped, each energy has its own
+    frequency (`pendulum_period`): a continuous Koopman spectrum (Lusch et al. 2018).
     """
 
     def field(x):
@@ -149,25 +180,35 @@ def pendulum(damping: float = 0.0) -> System:
 
 
 def duffing(damping: float = 0.5) -> System:
-    """q'' = q - q^3 - damping q', x = (q, q'): wells at +-1, a saddle at 0 (Williams et al. 2015)."""
+    """q'' = q - q^3 - damping q', x = (q, q'): wells at +-1, a saddle at 0 (Williams et
+    al. 2015).
+    """
 
     def field(x):
-        return np.stack([x[..., 1], x[..., 0] - x[..., 0] ** 3 - damping * x[..., 1]], -1)
+        return np.stack(
+            [x[..., 1], x[..., 0] - x[..., 0] ** 3 - damping * x[..., 1]], -1
+        )
 
     return numerical("Duffing", field)
 
 
 def van_der_pol(mu: float = 1.0) -> System:
-    """q'' = mu (1 - q^2) q' - q, x = (q, q'): one attracting cycle, no closed form for it."""
+    """q'' = mu (1 - q^2) q' - q, x = (q, q'): one attracting cycle, no closed form for
+    it.
+    """
 
     def field(x):
-        return np.stack([x[..., 1], mu * (1 - x[..., 0] ** 2) * x[..., 1] - x[..., 0]], -1)
+        return np.stack(
+            [x[..., 1], mu * (1 - x[..., 0] ** 2) * x[..., 1] - x[..., 0]], -1
+        )
 
     return numerical("Van der Pol", field)
 
 
 def numerical(name: str, field: Callable[[State], State]) -> System:
-    """A system known only by its field; its flow is Dormand-Prince 8(5,3), tolerance 1e-11."""
+    """A system known only by its field; its flow is Dormand-Prince 8(5,3), tolerance
+    1e-11.
+    """
     return System(name, field, lambda x, t: _integrate(field, x, t))
 
 
@@ -177,9 +218,13 @@ def _integrate(field, x, t):
 
     if t == 0 or x.size == 0:
         return np.array(x, dtype=float)
-    solution = solve_ivp(flat, (0.0, t), np.ravel(x), method="DOP853", rtol=1e-11, atol=1e-12, t_eval=[t])
+    solution = solve_ivp(
+        flat, (0.0, t), np.ravel(x), method="DOP853", rtol=1e-11, atol=1e-12, t_eval=[t]
+    )
     if not solution.success:
-        raise ValueError(f"no flow to t = {t}: {solution.message} (a blow-up in finite time?)")
+        raise ValueError(
+            f"no flow to t = {t}: {solution.message} (a blow-up in finite time?)"
+        )
     return solution.y[:, -1].reshape(x.shape)
 
 
@@ -188,10 +233,12 @@ def _plane(w):
 
 
 def pendulum_period(energy: float) -> float:
-    """Time of one swing (-1 < energy < 1) or full turn (energy > 1), energy = theta'^2 / 2 - cos theta.
+    """Time of one swing (-1 < energy < 1) or full turn (energy > 1), energy = theta'^2
+    / 2 - cos theta.
 
-    Swings: 4 K(m), m = (1 + energy)/2; turns: 2 K(1/m)/sqrt(m); K is the complete elliptic integral of
-    parameter m. ValueError at or below -1 (at rest, or impossible) and at 1 (the separatrix takes for ever).
+    Swings: 4 K(m), m = (1 + energy)/2; turns: 2 K(1/m)/sqrt(m); K is the complete
+    elliptic integral of parameter m. ValueError at or below -1 (at rest, or impossible)
+    and at 1 (the separatrix takes for ever).
     """
     m = (1 + energy) / 2
     if not m > 0 or m == 1:
@@ -200,27 +247,44 @@ def pendulum_period(energy: float) -> float:
 
 
 def koopman(system: System, observable: Callable, t: float) -> Callable:
-    """The Koopman operator at work: (K_t g)(x) = g(Phi_t(x)), a function from a function (Koopman 1931)."""
+    """The Koopman operator at work: (K_t g)(x) = g(Phi_t(x)), a function from a
+    function (Koopman 1931).
+    """
     return lambda x: observable(system.flow(x, t))
 
 
-def trajectory(system: System, x: State, times: Real[np.ndarray, " k"]) -> Float[np.ndarray, "k *batch n"]:
-    """The states Phi_t(x) at each of the given times, in any order: shape (k, ..., n)."""
-    path, state, now = [], np.asarray(x, dtype=float), 0.0
-    for t in times:  # from the last state on, so that a numerical flow integrates each stretch once
-        state, now = system.flow(state, t - now), t
+def trajectory(
+    system: System, x: State, times: Real[np.ndarray, " k"]
+) -> Float[np.ndarray, "k *batch n"]:
+    """The states Phi_t(x) at each of the given times, in any order: shape (k, ...,
+    n).
+    """
+    path = []
+    state = np.asarray(x, dtype=float)
+    now = 0.0
+    # from the last state on, so that a numerical flow integrates each stretch once
+    for t in times:
+        state = system.flow(state, t - now)
+        now = t
         path.append(state)
     return np.stack(path)
 
 
-def snapshot_pairs(system: System, count: int, dt: float, box: tuple, generator: np.random.Generator) -> Pairs:
-    """`count` states drawn uniformly from the box (low, high), each with its image after dt.
+def snapshot_pairs(
+    system: System, count: int, dt: float, box: tuple, generator: np.random.Generator
+) -> Pairs:
+    """`count` states drawn uniformly from the box (low, high), each with its image
+    after dt.
 
-    `low` and `high` are scalars or length n; at least one has to say n. ValueError for an empty box or no
-    count.
+    `low` and `high` are scalars or length n; at least one has to say n. ValueError for
+    an empty box or no count.
     """
-    low, high = np.broadcast_arrays(*(np.atleast_1d(np.asarray(side, dtype=float)) for side in box))
+    low, high = np.broadcast_arrays(
+        *(np.atleast_1d(np.asarray(side, dtype=float)) for side in box)
+    )
     if count < 1 or np.any(low >= high):
-        raise ValueError(f"need count >= 1 and low < high, got count {count}, low {low}, high {high}")
+        raise ValueError(
+            f"need count >= 1 and low < high, got count {count}, low {low}, high {high}"
+        )
     x = generator.uniform(low, high, (count, low.size))
     return Pairs(x, system.flow(x, dt))

@@ -1,4 +1,6 @@
-"""Draw the model's pictures: `python book/assets/make_model_pictures.py` writes assets/pictures/{hero,one-step}.png."""
+"""Draw the model's pictures: `python book/assets/make_model_pictures.py` writes
+assets/pictures/{hero,one-step}.png.
+"""
 
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from hkd_mini.schedule import karras_sigmas
 from hkd_mini.teacher import heun
 
 HERE = Path(__file__).parent
-STOPS = [0, 7, 9, 10, 11, 12, 13, 18]  # points of the teacher's path that change visibly
+# points of the teacher's path that change visibly
+STOPS = [0, 7, 9, 10, 11, 12, 13, 18]
 
 
 def unit_noise(n: int, seed: int) -> torch.Tensor:
@@ -28,8 +31,11 @@ def hero(model) -> None:
 
 
 def one_step(model, teacher) -> None:
-    """Five noises: the teacher's path above an arrow's length, and the one step beside it."""
-    noise, levels = unit_noise(60, 5)[:5], karras_sigmas(18)
+    """Five noises: the teacher's path above an arrow's length, and the one step beside
+    it.
+    """
+    noise = unit_noise(60, 5)[:5]
+    levels = karras_sigmas(18)
     path = heun(teacher, levels[0] * noise, levels).x.float()
     film = (path / (levels**2 + 0.25).sqrt().view(-1, 1, 1, 1, 1).float())[STOPS] / 2
     film[-1] = path[-1]
@@ -39,14 +45,25 @@ def one_step(model, teacher) -> None:
     fig, ax = plt.subplots(figsize=(9.0, 5.2))
     ax.imshow(strip)
     ax.axis("off")
-    ax.text(0, -5, "the teacher: 35 evaluations", fontsize=15, color="C0", weight="bold")
-    ax.text(strip.shape[1], -5, "HKD: one", fontsize=15, color="C1", weight="bold", ha="right")
+    ax.text(
+        0, -5, "the teacher: 35 evaluations", fontsize=15, color="C0", weight="bold"
+    )
+    ax.text(
+        strip.shape[1],
+        -5,
+        "HKD: one",
+        fontsize=15,
+        color="C1",
+        weight="bold",
+        ha="right",
+    )
     fig.savefig(HERE / "pictures" / "one-step.png", dpi=130)
 
 
 def main() -> None:
     plt.style.use(HERE / "book.mplstyle")
-    model, teacher = hkd_mini.load("hkd-cifar10"), hkd_mini.load("teacher-cifar10")
+    model = hkd_mini.load("hkd-cifar10")
+    teacher = hkd_mini.load("teacher-cifar10")
     hero(model)
     one_step(model, teacher)
 

@@ -1,10 +1,12 @@
-"""What the chapters' interactive cells share, so that a cell says what is drawn and not how a slider is wired.
+"""What the chapters' interactive cells share, so that a cell says what is drawn and not
+how a slider is wired.
 
-Three ways to move a picture, for three places. `flipbook` needs no kernel: frames drawn in advance, turned by a
-slider, in the rendered page and in JupyterLab alike. `live` needs a kernel: any value, drawn on demand; its cells
-are tagged `remove-output`, since in a page without a kernel nothing may pretend. `in_page` computes in the reader's
-browser: a small module from assets/live, put into the output together with its data, so that the page asks nobody
-for anything and JupyterLab runs it too.
+Three ways to move a picture, for three places. `flipbook` needs no kernel: frames drawn
+in advance, turned by a slider, in the rendered page and in JupyterLab alike. `live`
+needs a kernel: any value, drawn on demand; its cells are tagged `remove-output`, since
+in a page without a kernel nothing may pretend. `in_page` computes in the reader's
+browser: a small module from assets/live, put into the output together with its data, so
+that the page asks nobody for anything and JupyterLab runs it too.
 """
 
 import io
@@ -24,25 +26,37 @@ WIDE = {"max_width": "100%"}
 
 def png(fig, colors: int = 48, dpi: int = 100) -> bytes:
     """A figure as a small PNG of few colours; the figure is closed."""
-    file, small = io.BytesIO(), io.BytesIO()
+    file = io.BytesIO()
+    small = io.BytesIO()
     fig.savefig(file, format="png", dpi=dpi)
     plt.close(fig)
-    Image.open(file).convert("RGB").quantize(colors).save(small, format="png", optimize=True)
+    Image.open(file).convert("RGB").quantize(colors).save(
+        small, format="png", optimize=True
+    )
     return small.getvalue()
 
 
-def flipbook(frames: Mapping[object, bytes], description: str, start: int = 0) -> widgets.VBox:
+def flipbook(
+    frames: Mapping[object, bytes], description: str, start: int = 0
+) -> widgets.VBox:
     """Pictures {label: PNG} behind one slider, linked without a kernel."""
-    pictures = [widgets.Image(value=frame, format="png", layout=WIDE) for frame in frames.values()]
+    pictures = [
+        widgets.Image(value=frame, format="png", layout=WIDE)
+        for frame in frames.values()
+    ]
     book = widgets.Stack(pictures, selected_index=start)
-    slider = widgets.SelectionSlider(options=[str(label) for label in frames], index=start, description=description)
+    slider = widgets.SelectionSlider(
+        options=[str(label) for label in frames], index=start, description=description
+    )
     slider.style.description_width = "initial"
     widgets.jslink((slider, "index"), (book, "selected_index"))
     return widgets.VBox([slider, book])
 
 
 def live(draw: Callable, **controls: widgets.Widget) -> widgets.VBox:
-    """In JupyterLab: `draw(**values)` returns a figure (or PNG bytes), anew whenever one of the controls moves."""
+    """In JupyterLab: `draw(**values)` returns a figure (or PNG bytes), anew whenever
+    one of the controls moves.
+    """
     picture = widgets.Image(format="png", layout=WIDE)
 
     def redraw(_=None):
@@ -56,19 +70,29 @@ def live(draw: Callable, **controls: widgets.Widget) -> widgets.VBox:
 
 
 def in_page(module: str, alt: str, **data) -> HTML:
-    """assets/live/MODULE.mjs at work in the output: its `mount(element, data)` with `data` as JSON.
+    """assets/live/MODULE.mjs at work in the output: its `mount(element, data)` with
+    `data` as JSON.
 
-    Modules may import from "./stage.mjs" and others beside it, and export functions; all become one inline script.
-    `alt` says what can be seen and moved. Round numbers in `data`: the output is compared when the notebook is tested.
+    Modules may import from "./stage.mjs" and others beside it, and export functions;
+    all become one inline script. `alt` says what can be seen and moved. Round numbers
+    in `data`: the output is compared when the notebook is tested.
     """
     own = (LIVE / f"{module}.mjs").read_text(encoding="utf-8")
     shared = sorted(set(re.findall(r'from "\./(\w+\.mjs)"', own)) | {"stage.mjs"})
     sources = [*((LIVE / name).read_text(encoding="utf-8") for name in shared), own]
-    script = "\n".join(re.sub(r"^import .*?;\n", "", source, flags=re.M | re.S) for source in sources)
-    script = re.sub(r"^\s*//.*\n", "", re.sub(r"^export ", "", script, flags=re.M), flags=re.M)
-    mount = f'mount(document.getElementById("live-{module}"), {json.dumps(data, separators=(",", ":"))});'
+    script = "\n".join(
+        re.sub(r"^import .*?;\n", "", source, flags=re.M | re.S) for source in sources
+    )
+    script = re.sub(
+        r"^\s*//.*\n", "", re.sub(r"^export ", "", script, flags=re.M), flags=re.M
+    )
+    mount = (
+        f'mount(document.getElementById("live-{module}"), '
+        f"{json.dumps(data, separators=(',', ':'))});"
+    )
     return HTML(
         f'<div class="live" id="live-{module}" role="group" aria-label="{alt}">'
-        "<noscript>This picture computes in your browser and needs JavaScript; its still is above.</noscript></div>\n"
+        "<noscript>This picture computes in your browser and needs JavaScript; its "
+        "still is above.</noscript></div>\n"
         f'<script type="module">\n{script}\n{mount}\n</script>'
     )

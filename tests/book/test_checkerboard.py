@@ -1,4 +1,6 @@
-"""Chapter 7's numbers: the benchmark runs, its table is whole, and the bundled models are the ones in the table."""
+"""Chapter 7's numbers: the benchmark runs, its table is whole, and the bundled models
+are the ones in the table.
+"""
 
 import importlib.util
 import json
@@ -37,16 +39,27 @@ def test_the_benchmark_in_small(script, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "CACHE", tmp_path)
     data = script.paths(30, seed=5, points=64, steps=8)
     assert data.x.shape == (5, 30, 2) and data.sigmas[-1] == 0 and data.nfe == 15
-    row = script.Row("all", path=1.0, linear=0.1, infinitesimal=0.01, dimension=4, iterations=2)
+    row = script.Row(
+        "all", path=1.0, linear=0.1, infinitesimal=0.01, dimension=4, iterations=2
+    )
     model = script.trained(row, data)
     found = script.measure(model, data)
     assert set(found) <= set(RESULTS["rows"][0]) and found["end"] > 0.1
     times = model.clock.time(data.sigmas[:-1]).float()
-    assert found["residual"] == pytest.approx(float(koopman_residual(model, data.x[:-1], times)), rel=1e-5)
+    assert found["residual"] == pytest.approx(
+        float(koopman_residual(model, data.x[:-1], times)), rel=1e-5
+    )
     again = script.trained(row, None)  # from the folder, without paths
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
-    still = script.measure(script.trained(row._replace(koopman=False, iterations=0), None), data)
-    assert all(still[name] == pytest.approx(still[f"{name}_idle"]) for name in ("end", "pairs", "residual", "centred"))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters())
+    )
+    still = script.measure(
+        script.trained(row._replace(koopman=False, iterations=0), None), data
+    )
+    assert all(
+        still[name] == pytest.approx(still[f"{name}_idle"])
+        for name in ("end", "pairs", "residual", "centred")
+    )
 
 
 @pytest.mark.parametrize("name", ["paper", "moving"])
@@ -56,19 +69,40 @@ def test_bundled_models_are_those_of_the_table(script, name):
     model = hkd_mini.load(f"checkerboard/{name}")
     found = script.measure(model, held_out)
     row = next(
-        r for r in RESULTS["rows"] if r["iterations"] == script.LONG and r["seed"] == 0
-        and r["objective"] == ("paper" if name == "paper" else "path+linear+infinitesimal")
-    )  # fmt: skip
-    for key in ("end", "end_idle", "from_noise", "pairs", "residual", "residual_idle", "size"):
+        r
+        for r in RESULTS["rows"]
+        if r["iterations"] == script.LONG
+        and r["seed"] == 0
+        and r["objective"]
+        == ("paper" if name == "paper" else "path+linear+infinitesimal")
+    )
+    for key in (
+        "end",
+        "end_idle",
+        "from_noise",
+        "pairs",
+        "residual",
+        "residual_idle",
+        "size",
+    ):
         assert found[key] == pytest.approx(row[key], rel=0.03), key
 
 
 def test_what_the_chapter_claims():
-    """The two bundled models are equally good at one step; one of them needs its generator, and one does not."""
+    """The two bundled models are equally good at one step; one of them needs its
+    generator, and one does not.
+    """
     paper, moving = (
-        next(r for r in RESULTS["rows"] if r["objective"] == o and r["iterations"] == 12000 and r["seed"] == 0)
+        next(
+            r
+            for r in RESULTS["rows"]
+            if r["objective"] == o and r["iterations"] == 12000 and r["seed"] == 0
+        )
         for o in ("paper", "path+linear+infinitesimal")
     )
     assert moving["end"] < 1.2 * paper["end"] < 0.002
-    assert paper["end_idle"] < 1.2 * paper["end"] and moving["end_idle"] > 30 * moving["end"]
+    assert (
+        paper["end_idle"] < 1.2 * paper["end"]
+        and moving["end_idle"] > 30 * moving["end"]
+    )
     assert moving["residual"] < 0.05 < 0.3 < paper["residual"]

@@ -17,10 +17,25 @@ from hkd_mini.schedule import SIGMA_MIN
 from hkd_mini.trajectories import Trajectories
 from hkd_mini.weights import data_folder
 
-CLAIMS = {c["id"]: c for c in json.loads((data_folder() / "claims.json").read_text(encoding="utf-8"))}
-TEXTS = sorted((pathlib.Path(__file__).resolve().parents[2] / "book" / "text").glob("*.md"))
+CLAIMS = {
+    c["id"]: c
+    for c in json.loads((data_folder() / "claims.json").read_text(encoding="utf-8"))
+}
+TEXTS = sorted(
+    (pathlib.Path(__file__).resolve().parents[2] / "book" / "text").glob("*.md")
+)
 CELL = re.compile(r"^```\{code-cell\}.*?^```", re.M | re.S)
-FIELDS = {"id", "what", "value", "tolerance", "command", "seed", "device", "date", "weights"}
+FIELDS = {
+    "id",
+    "what",
+    "value",
+    "tolerance",
+    "command",
+    "seed",
+    "device",
+    "date",
+    "weights",
+}
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
@@ -29,21 +44,32 @@ def test_a_claim_is_complete_and_about_these_weights(claim):
     assert math.isfinite(claim["value"]) and claim["tolerance"] > 0
     assert claim["command"].startswith(("python benchmarks/", "hkd-mini "))
     for name, digest in claim["weights"].items():
-        assert hashlib.sha256((data_folder() / name).read_bytes()).hexdigest() == digest, (
-            f"{name} is not what was measured"
-        )
+        assert (
+            hashlib.sha256((data_folder() / name).read_bytes()).hexdigest() == digest
+        ), f"{name} is not what was measured"
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
 def test_chapters_read_claims_and_do_not_type_them(path):
     text = path.read_text(encoding="utf-8")
-    prose, code = CELL.sub("", text), " ".join(CELL.findall(text))
-    named = set(re.findall(r"[\"']((?:frechet|end|linear|cond|speed|accuracy)-[a-z0-9-]+)[\"']", code))
+    prose = CELL.sub("", text)
+    code = " ".join(CELL.findall(text))
+    named = set(
+        re.findall(
+            r"[\"']((?:frechet|end|linear|cond|speed|accuracy)-[a-z0-9-]+)[\"']", code
+        )
+    )
     assert named <= set(CLAIMS), f"{named - set(CLAIMS)}: no such claim"
     for name, claim in CLAIMS.items():
-        for typed in {f"{claim['value']:.3g}", f"{claim['value']:.4g}", f"{claim['value']:.2f}"}:
+        for typed in {
+            f"{claim['value']:.3g}",
+            f"{claim['value']:.4g}",
+            f"{claim['value']:.2f}",
+        }:
             if len(typed.replace(".", "").lstrip("0")) >= 3:
-                assert not re.search(rf"(?<![\d.]){re.escape(typed)}(?![\d])", prose), f"{name} = {typed} is typed"
+                assert not re.search(rf"(?<![\d.]){re.escape(typed)}(?![\d])", prose), (
+                    f"{name} = {typed} is typed"
+                )
 
 
 def test_the_ratio_is_that_of_its_parts():
@@ -52,8 +78,11 @@ def test_the_ratio_is_that_of_its_parts():
 
 
 def test_frechet_distance_of_one_step_again():
-    model, claim = hkd_mini.load("hkd-cifar10"), CLAIMS["frechet-hkd"]
-    found = evaluation.evaluate(evaluation.draw(model, 10_000, claim["seed"], precision="auto"))
+    model = hkd_mini.load("hkd-cifar10")
+    claim = CLAIMS["frechet-hkd"]
+    found = evaluation.evaluate(
+        evaluation.draw(model, 10_000, claim["seed"], precision="auto")
+    )
     assert found["frechet"] == pytest.approx(claim["value"], abs=claim["tolerance"])
 
 
@@ -65,40 +94,67 @@ def test_frechet_distance_of_one_step_again():
     ],
 )
 def test_errors_and_residuals_on_held_out_paths_again(name, paths, prefix):
-    model, paths = hkd_mini.load(name), Trajectories(data_folder() / paths)
-    x, T, eps = paths.paths(range(len(paths))), model.clock.T, model.clock.eps
+    model = hkd_mini.load(name)
+    paths = Trajectories(data_folder() / paths)
+    x = paths.paths(range(len(paths)))
+    T = model.clock.T
+    eps = model.clock.eps
     times = model.clock.time(paths.sigmas[:-1].clamp(min=SIGMA_MIN)).float()
     error = lambda states, wish: (model.decode(states) - wish).square().mean()
     with torch.no_grad():
         states = model.encode(x[0], T)
-        end, idle = error(model.evolve(states, T, eps), x[-1]), error(states, x[-1])
-        wish = [unit_contrast(point, sigma[None].float()) for point, sigma in zip(x, paths.sigmas[:-1])]
-        mid = torch.stack([error(model.evolve(states, T, float(u)), y) for u, y in zip(times, wish)]).mean()
+        end = error(model.evolve(states, T, eps), x[-1])
+        idle = error(states, x[-1])
+        wish = [
+            unit_contrast(point, sigma[None].float())
+            for point, sigma in zip(x, paths.sigmas[:-1])
+        ]
+        mid = torch.stack(
+            [error(model.evolve(states, T, float(u)), y) for u, y in zip(times, wish)]
+        ).mean()
     residual = metrics.koopman_residual(model, x[:-1], times)
-    found = {"end-error": end, "end-error-idle": idle, "linear-end": end, "linear-end-idle": idle, "linear-mid": mid}
-    found |= {f"{prefix}-residual-least": residual.min(), f"{prefix}-residual-most": residual.max()}
+    found = {
+        "end-error": end,
+        "end-error-idle": idle,
+        "linear-end": end,
+        "linear-end-idle": idle,
+        "linear-mid": mid,
+    }
+    found |= {
+        f"{prefix}-residual-least": residual.min(),
+        f"{prefix}-residual-most": residual.max(),
+    }
     claims = [claim for claim in found if claim.startswith(prefix)]
     assert len(claims) == (4 if prefix == "end" else 5)
     for claim in claims:
-        assert float(found[claim]) == pytest.approx(CLAIMS[claim]["value"], abs=CLAIMS[claim]["tolerance"]), claim
+        assert float(found[claim]) == pytest.approx(
+            CLAIMS[claim]["value"], abs=CLAIMS[claim]["tolerance"]
+        ), claim
 
 
 def test_the_asked_class_again():
-    model, classifier = hkd_mini.load("hkd-cifar10-cond"), hkd_mini.load("features-cifar10")
+    model = hkd_mini.load("hkd-cifar10-cond")
+    classifier = hkd_mini.load("features-cifar10")
     asked = torch.arange(1000) % 10
     x = evaluation.draw(model, 1000, 0, labels=asked, precision="auto")
     with torch.no_grad():
         rate = float((classifier(to_unit(x)).argmax(1) == asked).float().mean())
-    assert rate == pytest.approx(CLAIMS["cond-hkd-rate"]["value"], abs=CLAIMS["cond-hkd-rate"]["tolerance"])
+    assert rate == pytest.approx(
+        CLAIMS["cond-hkd-rate"]["value"], abs=CLAIMS["cond-hkd-rate"]["tolerance"]
+    )
 
 
 def test_the_classifier_again(cifar):
     from hkd_mini.data import load_cifar10
 
-    images, classifier = load_cifar10("test", cifar), hkd_mini.load("features-cifar10")
+    images = load_cifar10("test", cifar)
+    classifier = hkd_mini.load("features-cifar10")
     with torch.no_grad():
         right = (
-            torch.cat([classifier(to_unit(x)).argmax(1) for x in images.x[:2000].split(500)]) == images.labels[:2000]
+            torch.cat(
+                [classifier(to_unit(x)).argmax(1) for x in images.x[:2000].split(500)]
+            )
+            == images.labels[:2000]
         )
     assert float(right.float().mean()) == pytest.approx(
         CLAIMS["accuracy-features"]["value"], abs=0.03
@@ -106,13 +162,24 @@ def test_the_classifier_again(cifar):
 
 
 def test_the_comparisons_are_those_of_their_files():
-    read = lambda name: json.loads((data_folder() / "side-by-side" / f"{name}.json").read_text(encoding="utf-8"))
-    toy, mini = read("toy2d"), read("cifar10-mini")
+    read = lambda name: json.loads(
+        (data_folder() / "side-by-side" / f"{name}.json").read_text(encoding="utf-8")
+    )
+    toy = read("toy2d")
+    mini = read("cifar10-mini")
     cost = lambda row: (row["budget"], row["width"])
     for name in ("HKD", "KD", "DMD"):
-        sw = [r["sw"] for r in toy["rows"] if r["method"] == name and cost(r) == cost(toy)]
-        assert len(sw) == 3 and CLAIMS[f"beside-toy-{name.lower()}"]["value"] == pytest.approx(sum(sw) / 3, abs=1e-5)
-    found = sorted(claim["value"] for name, claim in CLAIMS.items() if name.startswith("beside-cifar"))
+        sw = [
+            r["sw"] for r in toy["rows"] if r["method"] == name and cost(r) == cost(toy)
+        ]
+        assert len(sw) == 3 and CLAIMS[f"beside-toy-{name.lower()}"][
+            "value"
+        ] == pytest.approx(sum(sw) / 3, abs=1e-5)
+    found = sorted(
+        claim["value"]
+        for name, claim in CLAIMS.items()
+        if name.startswith("beside-cifar")
+    )
     assert found == sorted(r["frechet"] for r in mini["rows"])
 
 

@@ -1,4 +1,6 @@
-"""What the README and the landing page tell a newcomer to type runs, and gives what the comments say."""
+"""What the README and the landing page tell a newcomer to type runs, and gives what the
+comments say.
+"""
 
 import re
 from pathlib import Path
@@ -10,9 +12,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("page", ["README.md", "book/index.md"])
 def test_the_python_on_the_front_page_runs(page):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S
+    )
     names = {}
     exec("\n".join(blocks), names)
-    assert tuple(names["images"].shape) == (16, 3, 32, 32) and names["images"].abs().max() <= 1
+    assert (
+        tuple(names["images"].shape) == (16, 3, 32, 32)
+        and names["images"].abs().max() <= 1
+    )
     if "mixed" in names:
-        assert names["image"].shape == (1, 3, 32, 32) and names["without"].shape == (3, 1, 3, 32, 32)
+        assert names["image"].shape == (1, 3, 32, 32) and names["without"].shape == (
+            3,
+            1,
+            3,
+            32,
+            32,
+        )

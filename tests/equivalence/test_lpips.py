@@ -1,4 +1,6 @@
-"""The perceptual distance against the lpips package: our combination, our feature distance, our offline error."""
+"""The perceptual distance against the lpips package: our combination, our feature
+distance, our offline error.
+"""
 
 import urllib.error
 
@@ -18,7 +20,9 @@ def package():
 
 @pytest.fixture
 def random_trunk(package, monkeypatch):
-    """The package's LPIPS with its own linear layers and a random trunk: the ImageNet weights are a download."""
+    """The package's LPIPS with its own linear layers and a random trunk: the ImageNet
+    weights are a download.
+    """
 
     def make(net="alex", **options):
         torch.manual_seed(0)
@@ -30,31 +34,44 @@ def random_trunk(package, monkeypatch):
 
 
 def pictures(seed, batch=3):
-    return torch.rand(batch, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return (
+        torch.rand(batch, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) * 2
+        - 1
+    )
 
 
 @pytest.mark.parametrize("trunk", ["alex", "squeeze"])
 def test_distance_is_l1_mse_plus_the_packages_output(random_trunk, trunk):
-    theirs, a, b = random_trunk(trunk, verbose=False), pictures(0), pictures(1)
+    theirs = random_trunk(trunk, verbose=False)
+    a = pictures(0)
+    b = pictures(1)
     for progress in (0.0, 0.5):
         d, mse, p = Distance.of(trunk)(a, b, progress)
         with torch.no_grad():
             wish = theirs(a, b).flatten()
         assert p.shape == d.shape == (3,) and (wish > 0).all()
         torch.testing.assert_close(p, wish)
-        torch.testing.assert_close(d, 10 ** (-3 * progress) * ((a - b) ** 2).mean((1, 2, 3)) + wish)
+        torch.testing.assert_close(
+            d, 10 ** (-3 * progress) * ((a - b) ** 2).mean((1, 2, 3)) + wish
+        )
 
 
 def test_frozen_but_differentiable_in_the_picture(random_trunk):
-    distance, a, b = Distance.of("alex"), pictures(0, 1).requires_grad_(), pictures(1, 1)
-    assert not distance.training and not any(p.requires_grad for p in distance.parameters())
+    distance = Distance.of("alex")
+    a = pictures(0, 1).requires_grad_()
+    b = pictures(1, 1)
+    assert not distance.training and not any(
+        p.requires_grad for p in distance.parameters()
+    )
     distance(a, b)[0].sum().backward()
     assert a.grad.abs().max() > 0
     assert (distance(b, b.clone())[0] == 0).all()
 
 
 def test_feature_distance_is_the_packages_formula(package):
-    """On one trunk, our feature distance is the package's with equal weights, but for its sum over stages."""
+    """On one trunk, our feature distance is the package's with equal weights, but for
+    its sum over stages.
+    """
     torch.manual_seed(0)
     theirs = package.LPIPS(net="alex", lpips=False, pnet_rand=True, verbose=False)
 
@@ -64,13 +81,22 @@ def test_feature_distance_is_the_packages_formula(package):
 
     ours = FeatureDistance.__new__(FeatureDistance)
     nn.Module.__init__(ours)
-    ours.classifier, (a, b) = Trunk(), (pictures(0), pictures(1))
+    ours.classifier = Trunk()
+    a = pictures(0)
+    b = pictures(1)
     with torch.no_grad():
-        torch.testing.assert_close(5 * ours(a, b), theirs(a, b).flatten(), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(
+            5 * ours(a, b), theirs(a, b).flatten(), rtol=1e-3, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(
-    "error", [urllib.error.URLError("no route to host"), ConnectionResetError("reset"), TimeoutError("slow")]
+    "error",
+    [
+        urllib.error.URLError("no route to host"),
+        ConnectionResetError("reset"),
+        TimeoutError("slow"),
+    ],
 )
 def test_offline_says_what_to_do(package, monkeypatch, error):
     def unreachable(**options):
@@ -78,7 +104,10 @@ def test_offline_says_what_to_do(package, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(package, "LPIPS", unreachable)
-    with pytest.raises(ConnectionError, match='ImageNet weights of vgg could not be downloaded .* offline use "cifar"'):
+    with pytest.raises(
+        ConnectionError,
+        match='ImageNet weights of vgg could not be downloaded .* offline use "cifar"',
+    ):
         losses.lpips("vgg")
 
 
@@ -92,5 +121,7 @@ def test_without_the_package(monkeypatch):
 
 def test_unknown_trunk():
     for call in (losses.lpips, Distance.of):
-        with pytest.raises(ValueError, match="trunk 'inception': one of alex, vgg, squeeze"):
+        with pytest.raises(
+            ValueError, match="trunk 'inception': one of alex, vgg, squeeze"
+        ):
             call("inception")

@@ -1,8 +1,9 @@
-"""The files that a browser runs, run here: the graphs compute what the package computes, and the page's own code counts
-as the package does.
+"""The files that a browser runs, run here: the graphs compute what the package
+computes, and the page's own code counts as the package does.
 
-The graphs against torch in onnxruntime; the noise, the clocks, the ranks and the bands of assets/live/generator.mjs in
-node. Skipped by name where onnx, onnxruntime or node are missing.
+The graphs against torch in onnxruntime; the noise, the clocks, the ranks and the bands
+of assets/live/generator.mjs in node. Skipped by name where onnx, onnxruntime or node
+are missing.
 """
 
 import gzip
@@ -36,22 +37,38 @@ def session(graph):
 
 
 def feed(dt, dt_ref, **parts):
-    named = {f"{part}{i}": tensor.numpy() for part, tensors in parts.items() for i, tensor in enumerate(tensors)}
-    return {"dt": np.array([dt], np.float32), "dt_ref": np.array([dt_ref], np.float32), **named}
+    named = {
+        f"{part}{i}": tensor.numpy()
+        for part, tensors in parts.items()
+        for i, tensor in enumerate(tensors)
+    }
+    return {
+        "dt": np.array([dt], np.float32),
+        "dt_ref": np.array([dt_ref], np.float32),
+        **named,
+    }
 
 
 def random_pairs(model, generator):
-    return [torch.rand(d // 2, h, w, generator=generator) for d, h, w in model.state_shapes]
+    return [
+        torch.rand(d // 2, h, w, generator=generator) for d, h, w in model.state_shapes
+    ]
 
 
-@pytest.fixture(scope="module", params=BUNDLED.items(), ids=lambda item: f"{item[0]}-{item[1]}-bits")
+@pytest.fixture(
+    scope="module", params=BUNDLED.items(), ids=lambda item: f"{item[0]}-{item[1]}-bits"
+)
 def exported(request):
     """(model with the stored weights, session of Lift, session of Draw)."""
     pytest.importorskip("onnx")
     name, bits = request.param
     model = hkd_mini.load(name)
     graphs = onnx_export.graphs(model, bits)
-    return onnx_export.rounded(model, bits), session(graphs["lift"]), session(graphs["draw"])
+    return (
+        onnx_export.rounded(model, bits),
+        session(graphs["lift"]),
+        session(graphs["draw"]),
+    )
 
 
 @pytest.mark.parametrize("sigma", [80.0, 2.5, 0.05])
@@ -71,43 +88,70 @@ def test_the_lift_computes_what_encode_does(exported, sigma):
 @torch.no_grad()
 def test_the_drawing_evolves_masks_mixes_and_decodes(exported, sigma):
     model, lift, draw = exported
-    generator, clock = torch.Generator().manual_seed(3), model.clock
+    generator = torch.Generator().manual_seed(3)
+    clock = model.clock
     x, y = (onnx_export.seeded_noise(seed, (1, 3, 32, 32)) for seed in (1, 2))
-    states, refs = model.encode(80 * x, clock.T), model.encode(0.4 * y, clock.time(0.3))
-    gains, shares = random_pairs(model, generator), random_pairs(model, generator)
-    t, told = clock.time(sigma), clock.time(0.3)
-    moved = (model.evolve(states, clock.T, t, gains), model.evolve(refs, told, t, shares))
+    states = model.encode(80 * x, clock.T)
+    refs = model.encode(0.4 * y, clock.time(0.3))
+    gains = random_pairs(model, generator)
+    shares = random_pairs(model, generator)
+    t = clock.time(sigma)
+    told = clock.time(0.3)
+    moved = (
+        model.evolve(states, clock.T, t, gains),
+        model.evolve(refs, told, t, shares),
+    )
     wanted = model.decode([a + b for a, b in zip(*moved)])
-    found = draw.run(None, feed(t - clock.T, t - told, z=states, ref=refs, gain=gains, share=shares))[0]
-    assert np.abs(found - wanted.numpy()).max() < TOLERANCE * max(1, float(wanted.abs().max()))
+    found = draw.run(
+        None, feed(t - clock.T, t - told, z=states, ref=refs, gain=gains, share=shares)
+    )[0]
+    assert np.abs(found - wanted.numpy()).max() < TOLERANCE * max(
+        1, float(wanted.abs().max())
+    )
 
 
 @torch.no_grad()
 def test_both_graphs_make_the_sample(exported):
     """Seed to picture, as the page does it; and A = 0 is dt = 0."""
     model, lift, draw = exported
-    noise, clock = onnx_export.seeded_noise(11, (1, 3, 32, 32)), model.clock
-    states = lift.run(None, {"x": 80 * noise.numpy(), "sigma": np.array([80], np.float32)})
+    noise = onnx_export.seeded_noise(11, (1, 3, 32, 32))
+    clock = model.clock
+    states = lift.run(
+        None, {"x": 80 * noise.numpy(), "sigma": np.array([80], np.float32)}
+    )
     z = [torch.from_numpy(state) for state in states]
     ones = [torch.ones(d // 2, h, w) for d, h, w in model.state_shapes]
     nothing = {"ref": [torch.zeros_like(a) for a in z], "share": [0 * a for a in ones]}
     found = draw.run(None, feed(clock.eps - clock.T, 0, z=z, gain=ones, **nothing))[0]
     assert np.abs(found.clip(-1, 1) - model.sample(noise).numpy()).max() < TOLERANCE
     idle = draw.run(None, feed(0, 0, z=z, gain=ones, **nothing))[0]
-    assert np.abs(idle - model.decode(model.encode(80 * noise, clock.T)).numpy()).max() < TOLERANCE * np.abs(idle).max()
+    assert (
+        np.abs(idle - model.decode(model.encode(80 * noise, clock.T)).numpy()).max()
+        < TOLERANCE * np.abs(idle).max()
+    )
 
 
 def test_what_is_written_is_what_a_page_reads(tmp_path):
     pytest.importorskip("onnx")
     model = hkd_mini.load("hkd-cifar10-linear")
     sizes = onnx_export.export(model, tmp_path / "a", "m", bits=8)
-    assert sizes == {path.name: path.stat().st_size for path in (tmp_path / "a").iterdir()} and len(sizes) == 4
+    assert (
+        sizes == {path.name: path.stat().st_size for path in (tmp_path / "a").iterdir()}
+        and len(sizes) == 4
+    )
     onnx_export.export(model, tmp_path / "b", "m", bits=8)
     for name in sizes:  # the same bytes at every build, or no cache would believe them
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert (tmp_path / "a" / name).read_bytes() == (
+            tmp_path / "b" / name
+        ).read_bytes()
     about = json.loads((tmp_path / "a" / "m.json").read_text())
-    assert about["clock"] == "log" and [tuple(shape) for shape in about["states"]] == model.state_shapes
-    rates = np.frombuffer(gzip.decompress((tmp_path / "a" / "m-rates.bin.gz").read_bytes()), "<f4")
+    assert (
+        about["clock"] == "log"
+        and [tuple(shape) for shape in about["states"]] == model.state_shapes
+    )
+    rates = np.frombuffer(
+        gzip.decompress((tmp_path / "a" / "m-rates.bin.gz").read_bytes()), "<f4"
+    )
     at = 0
     for lam in spectrum(model):
         n = lam.numel()
@@ -120,18 +164,24 @@ def test_what_is_written_is_what_a_page_reads(tmp_path):
 @torch.no_grad()
 def test_a_byte_is_within_half_a_scale_and_half_floats_are_exact_for_what_is_bundled():
     model = hkd_mini.load("hkd-cifar10-linear")
-    bytes_, halves = (dict(onnx_export.rounded(model, bits).named_parameters()) for bits in (8, 16))
+    bytes_, halves = (
+        dict(onnx_export.rounded(model, bits).named_parameters()) for bits in (8, 16)
+    )
     rounded = 0
     for name, weight in model.named_parameters():
         assert torch.equal(halves[name], weight)
         if onnx_export.is_rounded(name, weight):
             rounded += weight.numel()
             step = weight.flatten(1).abs().amax(1) / 127
-            assert ((bytes_[name] - weight).flatten(1).abs().amax(1) <= 0.5001 * step).all()
+            assert (
+                (bytes_[name] - weight).flatten(1).abs().amax(1) <= 0.5001 * step
+            ).all()
         else:
             assert torch.equal(bytes_[name], weight)
     rates = sum(generator.A.numel() for generator in model.generators)
-    assert rounded > 0.97 * (sum(weight.numel() for weight in model.parameters()) - rates)
+    assert rounded > 0.97 * (
+        sum(weight.numel() for weight in model.parameters()) - rates
+    )
 
 
 def test_what_cannot_be_exported_is_refused():
@@ -149,20 +199,35 @@ def test_what_cannot_be_exported_is_refused():
 
 def test_the_seeded_noise_is_noise():
     noise = onnx_export.seeded_noise(0, (200, 500))
-    assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01 and noise.dtype == torch.float32
+    assert (
+        abs(noise.mean()) < 0.01
+        and abs(noise.std() - 1) < 0.01
+        and noise.dtype == torch.float32
+    )
     assert abs((noise[:, 1:] * noise[:, :-1]).mean()) < 0.01
     assert abs((noise.abs() < 1).float().mean() - 0.6827) < 0.005
-    assert not torch.equal(onnx_export.seeded_noise(1, (7,)), onnx_export.seeded_noise(2, (7,)))
-    assert torch.equal(onnx_export.seeded_noise(1, (7,)), onnx_export.seeded_noise(1, (8,))[:7])
+    assert not torch.equal(
+        onnx_export.seeded_noise(1, (7,)), onnx_export.seeded_noise(2, (7,))
+    )
+    assert torch.equal(
+        onnx_export.seeded_noise(1, (7,)), onnx_export.seeded_noise(1, (8,))[:7]
+    )
 
 
 def in_node(program, **data):
     """What a program that imports the page's module says, as JSON."""
     if shutil.which("node") is None:
         pytest.skip("node was not found")
-    script = f"import * as page from {json.dumps(GENERATOR.as_uri())};\nconst data = {json.dumps(data)};\n{program}"
+    script = (
+        f"import * as page from {json.dumps(GENERATOR.as_uri())};\nconst data = "
+        f"{json.dumps(data)};\n{program}"
+    )
     done = subprocess.run(
-        ["node", "--input-type=module", "-"], input=script, capture_output=True, text=True, timeout=60
+        ["node", "--input-type=module", "-"],
+        input=script,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -170,44 +235,78 @@ def in_node(program, **data):
 
 @pytest.mark.parametrize("seed", [0, 11, 4294967295])
 def test_the_page_draws_the_same_noise(seed):
-    found = in_node("console.log(JSON.stringify([...page.noise(data.seed)]))", seed=seed)
-    assert np.abs(np.array(found) - onnx_export.seeded_noise(seed, (3072,)).numpy()).max() < 1e-6
+    found = in_node(
+        "console.log(JSON.stringify([...page.noise(data.seed)]))", seed=seed
+    )
+    assert (
+        np.abs(np.array(found) - onnx_export.seeded_noise(seed, (3072,)).numpy()).max()
+        < 1e-6
+    )
 
 
 def test_the_page_reads_the_same_clocks():
     sigmas = [0.002, 0.1, 1.0, 80.0]
-    program = """const both = Object.entries(page.CLOCKS).map(([name, c]) => [name, data.sigmas.map(c.time),
-      data.sigmas.map((s) => c.sigma(c.time(s)))]);
+    program = """const there = (c) => data.sigmas.map(c.time);
+    const back = (c) => data.sigmas.map((s) => c.sigma(c.time(s)));
+    const clocks = Object.entries(page.CLOCKS);
+    const both = clocks.map(([name, c]) => [name, there(c), back(c)]);
     console.log(JSON.stringify(both))"""
     for name, times, back in in_node(program, sigmas=sigmas):
-        assert np.allclose(times, [CLOCKS[name].time(sigma) for sigma in sigmas], atol=1e-12)
+        assert np.allclose(
+            times, [CLOCKS[name].time(sigma) for sigma in sigmas], atol=1e-12
+        )
         assert np.allclose(back, sigmas)
 
 
 @pytest.mark.parametrize("key", ["alpha", "abs", "beta"])
 def test_the_page_ranks_as_the_package_does(key):
-    """The states of a resolution together; ties, too: rates are rounded here, so that many are equal."""
+    """The states of a resolution together; ties, too: rates are rounded here, so that
+    many are equal.
+    """
     generator = torch.Generator().manual_seed(0)
     shapes = (8, 5, 5), (3, 5, 5), (6, 2, 2), (4, 5, 5)
-    lams = [torch.complex(*((torch.randn(s, generator=generator) * 4).round() / 4 for _ in range(2))) for s in shapes]
-    intervals = [(0, 0), (25, 0), (0, 50), (15, 35), (5, 90), (60, 40), (100, 0), (40, 70)]
+    lams = [
+        torch.complex(
+            *((torch.randn(s, generator=generator) * 4).round() / 4 for _ in range(2))
+        )
+        for s in shapes
+    ]
+    intervals = [
+        (0, 0),
+        (25, 0),
+        (0, 50),
+        (15, 35),
+        (5, 90),
+        (60, 40),
+        (100, 0),
+        (40, 70),
+    ]
     program = """const found = page.ranks(data.states, data.key);
-    const kept = ([low, high]) => found.map((rank) => [...page.band(rank, { low, high })]);
+    const within = (low, high) => (rank) => [...page.band(rank, { low, high })];
+    const kept = ([low, high]) => found.map(within(low, high));
     console.log(JSON.stringify(data.intervals.map(kept)))"""
     states = [
-        {"alpha": lam.real.flatten().tolist(), "beta": lam.imag.flatten().tolist(), "side": lam.shape[1]}
+        {
+            "alpha": lam.real.flatten().tolist(),
+            "beta": lam.imag.flatten().tolist(),
+            "side": lam.shape[1],
+        }
         for lam in lams
     ]
     found = in_node(program, states=states, key=key, intervals=intervals)
     for (low, high), kept in zip(intervals, found):
         if low + high <= 100:
-            masks = interval_masks(lams, low / 100, (100 - high) / 100, key, [[0, 1, 3], [2]])
+            masks = interval_masks(
+                lams, low / 100, (100 - high) / 100, key, [[0, 1, 3], [2]]
+            )
             assert kept == [mask.int().flatten().tolist() for mask in masks]
         else:
             assert not any(map(any, kept))
 
 
 def test_the_page_weighs_a_band():
-    program = """const parts = [0, 1].map((rest) => page.weights([1, 0], { gain: 2 }, { rest, mix: 0.25 }));
+    program = """const band = { gain: 2 };
+    const weighed = (rest) => page.weights([1, 0], band, { rest, mix: 0.25 });
+    const parts = [0, 1].map(weighed);
     console.log(JSON.stringify(parts.map(({ gain, share }) => [...gain, ...share])))"""
     assert in_node(program) == [[1.5, 0, 0.5, 0], [1.5, 1, 0.5, 0]]

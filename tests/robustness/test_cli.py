@@ -1,4 +1,6 @@
-"""What a user gets wrong is said in one line on standard error, with exit status 2, before any work is lost."""
+"""What a user gets wrong is said in one line on standard error, with exit status 2,
+before any work is lost.
+"""
 
 import json
 import subprocess
@@ -18,13 +20,25 @@ from hkd_mini.teacher import Denoiser
 from hkd_mini.trajectories import make
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("data", "features", "teacher", "trajectories", "distill", "sample", "evaluate")
+COMMANDS = (
+    "data",
+    "features",
+    "teacher",
+    "trajectories",
+    "distill",
+    "sample",
+    "evaluate",
+)
 
 
 def refused(capsys, *arguments):
     """The one line that a wrong command is answered with."""
     status, out, err = ends(capsys, *arguments)
-    assert (status, out) == (2, "") and err.startswith("hkd-mini: ") and err.count("\n") == 1, err
+    assert (
+        (status, out) == (2, "")
+        and err.startswith("hkd-mini: ")
+        and err.count("\n") == 1
+    ), err
     assert "Traceback" not in err
     return err
 
@@ -38,13 +52,33 @@ def toy(tmp_path):
     HKD(HKDConfig(MLPConfig())).save_pretrained(tmp_path / "hkd")
     Classifier(ClassifierConfig((8, 8, 16))).save_pretrained(tmp_path / "features")
     list(make(teacher, (2,), 20, tmp_path / "paths", times=3, steps=3))
-    list(make(lambda x, sigma, labels: x, (3, 8, 8), 2, tmp_path / "pictures", times=3, steps=3))
+    list(
+        make(
+            lambda x, sigma, labels: x,
+            (3, 8, 8),
+            2,
+            tmp_path / "pictures",
+            times=3,
+            steps=3,
+        )
+    )
     return tmp_path
 
 
 def test_the_program_refuses_in_one_line():
     """From outside, warnings of libraries included."""
-    command = [sys.executable, "-m", "hkd_mini", "teacher", "--preset", "cifar11", "--data", "here", "--out", "there"]
+    command = [
+        sys.executable,
+        "-m",
+        "hkd_mini",
+        "teacher",
+        "--preset",
+        "cifar11",
+        "--data",
+        "here",
+        "--out",
+        "there",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     names = ", ".join(PRESETS)
@@ -61,11 +95,21 @@ def test_every_command_explains_itself(capsys, command):
 
 def test_the_program_lists_its_commands(capsys):
     status, out, _ = ends(capsys, "--help")
-    assert status == 0 and all(command in out for command in COMMANDS) and set(cli.COMMANDS) == set(COMMANDS)
+    assert (
+        status == 0
+        and all(command in out for command in COMMANDS)
+        and set(cli.COMMANDS) == set(COMMANDS)
+    )
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("fly",), ("sample",), ("sample", "--weights", "x", "--n", "many", "--out", "x")]
+    "arguments",
+    [
+        (),
+        ("fly",),
+        ("sample",),
+        ("sample", "--weights", "x", "--n", "many", "--out", "x"),
+    ],
 )
 def test_flags_that_cannot_be_read_end_with_2(capsys, arguments):
     status, out, err = ends(capsys, *arguments)
@@ -75,12 +119,25 @@ def test_flags_that_cannot_be_read_end_with_2(capsys, arguments):
 def test_unknown_names(capsys, toy):
     out = toy / "out"
     assert "no preset 'x'" in refused(
-        capsys, "distill", "--preset", "x", "--teacher", toy / "teacher", "--trajectories", toy / "paths", "--out", out
+        capsys,
+        "distill",
+        "--preset",
+        "x",
+        "--teacher",
+        toy / "teacher",
+        "--trajectories",
+        toy / "paths",
+        "--out",
+        out,
     )
     assert "no data set 'mnist'" in refused(capsys, "data", "mnist")
-    line = refused(capsys, "teacher", "--preset", "toy2d", "--data", "square", "--out", out)
+    line = refused(
+        capsys, "teacher", "--preset", "toy2d", "--data", "square", "--out", out
+    )
     assert "no point set 'square': there are checkerboard" in line
-    line = refused(capsys, "sample", "--weights", "hkd-mars", "--n", 2, "--out", out / "x.npy")
+    line = refused(
+        capsys, "sample", "--weights", "hkd-mars", "--n", 2, "--out", out / "x.npy"
+    )
     assert "hkd-mars: no folder" in line and "bundled" in line
     train = [
         "distill",
@@ -94,9 +151,20 @@ def test_unknown_names(capsys, toy):
         out,
     ]
     assert "clock = 'sun': one of rho" in refused(capsys, *train, "--clock", "sun")
-    assert "precision = 'fp8': one of auto" in refused(capsys, *train, "--precision", "fp8")
     assert "precision = 'fp8': one of auto" in refused(
-        capsys, "trajectories", "--teacher", toy / "teacher", "--n", 4, "--out", out, "--precision", "fp8"
+        capsys, *train, "--precision", "fp8"
+    )
+    assert "precision = 'fp8': one of auto" in refused(
+        capsys,
+        "trajectories",
+        "--teacher",
+        toy / "teacher",
+        "--n",
+        4,
+        "--out",
+        out,
+        "--precision",
+        "fp8",
     )
     assert not (out / "checkpoint.safetensors").exists()
 
@@ -107,12 +175,32 @@ def test_missing_folders(capsys, toy):
         ("features", "--data", nowhere),
         ("teacher", "--preset", "cifar10-mini", "--data", nowhere),
         ("trajectories", "--teacher", nowhere, "--n", 3),
-        ("distill", "--preset", "toy2d", "--teacher", nowhere, "--trajectories", toy / "paths"),
-        ("distill", "--preset", "toy2d", "--teacher", toy / "teacher", "--trajectories", nowhere),
+        (
+            "distill",
+            "--preset",
+            "toy2d",
+            "--teacher",
+            nowhere,
+            "--trajectories",
+            toy / "paths",
+        ),
+        (
+            "distill",
+            "--preset",
+            "toy2d",
+            "--teacher",
+            toy / "teacher",
+            "--trajectories",
+            nowhere,
+        ),
     ):
         assert str(nowhere) in refused(capsys, *arguments, "--out", toy / "out")
-    assert str(nowhere) in refused(capsys, "evaluate", "--samples", nowhere / "x.npy", "--data", nowhere)
-    assert str(nowhere) in refused(capsys, "evaluate", "--weights", nowhere, "--data", nowhere)
+    assert str(nowhere) in refused(
+        capsys, "evaluate", "--samples", nowhere / "x.npy", "--data", nowhere
+    )
+    assert str(nowhere) in refused(
+        capsys, "evaluate", "--weights", nowhere, "--data", nowhere
+    )
     assert not (toy / "out").exists()
 
 
@@ -121,7 +209,16 @@ def test_shapes_that_do_not_fit(capsys, toy):
 
     (toy / "images").mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(toy / "images" / "a.png")
-    line = refused(capsys, "teacher", "--preset", "cifar10-mini", "--data", toy / "images", "--out", toy / "out")
+    line = refused(
+        capsys,
+        "teacher",
+        "--preset",
+        "cifar10-mini",
+        "--data",
+        toy / "images",
+        "--out",
+        toy / "out",
+    )
     assert "pictures of shape (3, 8, 8), the preset wants (3, 32, 32)" in line
     line = refused(
         capsys,
@@ -149,22 +246,42 @@ def test_shapes_that_do_not_fit(capsys, toy):
         toy / "out",
     )
     assert "the teacher's network is MLPConfig" in line
-    line = refused(capsys, "trajectories", "--teacher", toy / "hkd", "--n", 3, "--out", toy / "out")
+    line = refused(
+        capsys, "trajectories", "--teacher", toy / "hkd", "--n", 3, "--out", toy / "out"
+    )
     assert f"{toy / 'hkd'} is a HKD, wanted a Denoiser" in line
 
 
 def test_numbers_that_do_not_do(capsys, toy):
-    hkd, out = toy / "hkd", toy / "out"
-    assert "n = 0" in refused(capsys, "sample", "--weights", hkd, "--n", 0, "--out", out / "x.npy")
-    assert "ends in .npy" in refused(capsys, "sample", "--weights", hkd, "--n", 2, "--out", out / "x.png")
-    assert "n = 0" in refused(capsys, "evaluate", "--weights", hkd, "--n", 0, "--data", toy)
+    hkd = toy / "hkd"
+    out = toy / "out"
+    assert "n = 0" in refused(
+        capsys, "sample", "--weights", hkd, "--n", 0, "--out", out / "x.npy"
+    )
+    assert "ends in .npy" in refused(
+        capsys, "sample", "--weights", hkd, "--n", 2, "--out", out / "x.png"
+    )
+    assert "n = 0" in refused(
+        capsys, "evaluate", "--weights", hkd, "--n", 0, "--data", toy
+    )
     assert "n = 1 noise levels" in refused(
-        capsys, "sample", "--weights", toy / "teacher", "--n", 2, "--steps", 1, "--out", out / "x.npy"
+        capsys,
+        "sample",
+        "--weights",
+        toy / "teacher",
+        "--n",
+        2,
+        "--steps",
+        1,
+        "--out",
+        out / "x.npy",
     )
     paths = ["trajectories", "--teacher", toy / "teacher", "--out", out / "paths"]
     assert "n = 0 paths" in refused(capsys, *paths, "--n", 0)
     assert "times = 1" in refused(capsys, *paths, "--n", 3, "--times", 1)
-    assert "already holds 1 shards: --resume" in refused(capsys, *paths[:-1], toy / "paths", "--n", 20)
+    assert "already holds 1 shards: --resume" in refused(
+        capsys, *paths[:-1], toy / "paths", "--n", 20
+    )
     train = ["teacher", "--preset", "toy2d", "--data", "spiral", "--out", out]
     assert "batch = 0: at least 1" in refused(capsys, *train, "--batch", 0)
     assert "images = -5: at least 1" in refused(capsys, *train, "--images", -5)
@@ -174,35 +291,98 @@ def test_samples_that_are_none(capsys, toy):
     path = toy / "x.npy"
     for content in (b"", b"\x80\x04N.", b"some text"):
         path.write_bytes(content)
-        assert f"{path}: not a whole .npy file" in refused(capsys, "evaluate", "--samples", path, "--data", toy)
+        assert f"{path}: not a whole .npy file" in refused(
+            capsys, "evaluate", "--samples", path, "--data", toy
+        )
     np.save(path, np.zeros((4, 32, 32, 3), np.float32))
-    assert "wanted uint8" in refused(capsys, "evaluate", "--samples", path, "--data", toy)
+    assert "wanted uint8" in refused(
+        capsys, "evaluate", "--samples", path, "--data", toy
+    )
     np.save(path, np.zeros((4, 8, 8, 3), np.uint8))
-    assert "wanted (n, 3, 32, 32)" in refused(capsys, "evaluate", "--samples", path, "--data", toy)
+    assert "wanted (n, 3, 32, 32)" in refused(
+        capsys, "evaluate", "--samples", path, "--data", toy
+    )
     np.save(path, np.zeros((4, 32, 32, 3), np.uint8))
-    line = refused(capsys, "evaluate", "--samples", path, "--features", toy / "features")
+    line = refused(
+        capsys, "evaluate", "--samples", path, "--features", toy / "features"
+    )
     assert "need data" in line
-    assert "real = 0 pictures" in refused(capsys, "evaluate", "--samples", path, "--data", toy, "--real", 0)
-    line = refused(capsys, "evaluate", "--samples", path, "--data", toy, "--features", toy / "hkd")
+    assert "real = 0 pictures" in refused(
+        capsys, "evaluate", "--samples", path, "--data", toy, "--real", 0
+    )
+    line = refused(
+        capsys, "evaluate", "--samples", path, "--data", toy, "--features", toy / "hkd"
+    )
     assert "holds a HKD, wanted a Classifier" in line
-    line = refused(capsys, "evaluate", "--samples", path, "--data", toy / "nowhere", "--features", toy / "features")
+    line = refused(
+        capsys,
+        "evaluate",
+        "--samples",
+        path,
+        "--data",
+        toy / "nowhere",
+        "--features",
+        toy / "features",
+    )
     assert f"no CIFAR-10 in {toy / 'nowhere'}" in line
-    assert "either --samples FILE.npy or --weights" in refused(capsys, "evaluate", "--data", toy)
-    assert "either --samples" in refused(capsys, "evaluate", "--samples", path, "--weights", toy / "hkd")
+    assert "either --samples FILE.npy or --weights" in refused(
+        capsys, "evaluate", "--data", toy
+    )
+    assert "either --samples" in refused(
+        capsys, "evaluate", "--samples", path, "--weights", toy / "hkd"
+    )
 
 
 def test_points_by_the_command_line(capsys, toy):
-    """Everything that needs no picture: train, resume, integrate, distil with every switch, sample."""
+    """Everything that needs no picture: train, resume, integrate, distil with every
+    switch, sample.
+    """
     out = toy / "out"
-    train = ["teacher", "--preset", "toy2d", "--data", "pinwheel", "--out", out / "t", "--images", 640, "--batch", 64]
+    train = [
+        "teacher",
+        "--preset",
+        "toy2d",
+        "--data",
+        "pinwheel",
+        "--out",
+        out / "t",
+        "--images",
+        640,
+        "--batch",
+        64,
+    ]
     assert ends(capsys, *train)[:2] == (0, f"{out / 't'}\n")
     assert ends(capsys, *train, "--resume")[:2] == (0, f"{out / 't'}\n")
     assert "batch: 64 there, 32 here" in refused(capsys, *train[:-1], 32, "--resume")
     made = json.loads((out / "t" / "training.json").read_text())
     assert made["config"]["images"] == 640 and made["seconds"] >= 0
-    paths = ["trajectories", "--teacher", out / "t", "--n", 70, "--out", out / "p", "--times", 4, "--steps", 5]
-    assert ends(capsys, *paths)[:2] == (0, f"{out / 'p'}\n") and ends(capsys, *paths, "--resume")[0] == 0
-    switches = ["--clock", "edm", "--encoder-time", "none", "--spatial", "shared", "--no-koopman", "--no-consistency"]
+    paths = [
+        "trajectories",
+        "--teacher",
+        out / "t",
+        "--n",
+        70,
+        "--out",
+        out / "p",
+        "--times",
+        4,
+        "--steps",
+        5,
+    ]
+    assert (
+        ends(capsys, *paths)[:2] == (0, f"{out / 'p'}\n")
+        and ends(capsys, *paths, "--resume")[0] == 0
+    )
+    switches = [
+        "--clock",
+        "edm",
+        "--encoder-time",
+        "none",
+        "--spatial",
+        "shared",
+        "--no-koopman",
+        "--no-consistency",
+    ]
     status = ends(
         capsys,
         "distill",
@@ -222,15 +402,36 @@ def test_points_by_the_command_line(capsys, toy):
     )[0]
     assert status == 0
     config = HKD.from_folder(out / "h").config
-    assert (config.clock, config.encoder_time, config.spatial, config.koopman) == ("edm", "none", "shared", False)
+    assert (config.clock, config.encoder_time, config.spatial, config.koopman) == (
+        "edm",
+        "none",
+        "shared",
+        False,
+    )
     for weights in ("h", "t"):
         samples = [out / "new" / f"{weights}{i}.npy" for i in (0, 1)]
         for path in samples:
             assert (
-                ends(capsys, "sample", "--weights", out / weights, "--n", 9, "--seed", 3, "--steps", 4, "--out", path)[
-                    0
-                ]
+                ends(
+                    capsys,
+                    "sample",
+                    "--weights",
+                    out / weights,
+                    "--n",
+                    9,
+                    "--seed",
+                    3,
+                    "--steps",
+                    4,
+                    "--out",
+                    path,
+                )[0]
                 == 0
             )
         one, two = map(np.load, samples)
-        assert one.shape == (9, 2) and one.dtype == np.float32 and np.isfinite(one).all() and (one == two).all()
+        assert (
+            one.shape == (9, 2)
+            and one.dtype == np.float32
+            and np.isfinite(one).all()
+            and (one == two).all()
+        )

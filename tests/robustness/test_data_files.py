@@ -1,4 +1,6 @@
-"""Files missing, cut, padded or altered, servers that misbehave: every error names the file and the cure."""
+"""Files missing, cut, padded or altered, servers that misbehave: every error names the
+file and the cure.
+"""
 
 import hashlib
 import http.server
@@ -12,7 +14,8 @@ import torch
 
 from hkd_mini import data
 
-RECORDS = 7  # per file, so that a whole archive is 130 KB; the layout is the original's otherwise
+# per file, so that a whole archive is 130 KB; the layout is the original's otherwise
+RECORDS = 7
 NAMES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
 
 
@@ -26,7 +29,9 @@ def small(monkeypatch, tmp_path):
 
 def batch_file(seed):
     generator = torch.Generator().manual_seed(seed)
-    records = torch.randint(256, (RECORDS, 3073), generator=generator, dtype=torch.uint8)
+    records = torch.randint(
+        256, (RECORDS, 3073), generator=generator, dtype=torch.uint8
+    )
     records[:, 0] = torch.randint(10, (RECORDS,), generator=generator)
     return records
 
@@ -37,7 +42,10 @@ BATCHES = {name: batch_file(seed) for seed, name in enumerate(NAMES)}
 def archive(names=NAMES, extra=()):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        members = [(f"cifar-10-batches-bin/{name}", BATCHES[name].numpy().tobytes()) for name in names]
+        members = [
+            (f"cifar-10-batches-bin/{name}", BATCHES[name].numpy().tobytes())
+            for name in names
+        ]
         for path, content in [*members, *extra]:
             info = tarfile.TarInfo(path)
             info.size = len(content)
@@ -55,17 +63,24 @@ def folder(tmp_path):
 
 
 class Server:
-    """One file over HTTP; `cut` closes the line after so many bytes, `ranges`: whether Range is obeyed."""
+    """One file over HTTP; `cut` closes the line after so many bytes, `ranges`: whether
+    Range is obeyed.
+    """
 
     def __init__(self, content):
-        self.content, self.cut, self.ranges, self.asked = content, None, True, []
+        self.content = content
+        self.cut = None
+        self.ranges = True
+        self.asked = []
         owner = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 wish = self.headers.get("Range")
                 owner.asked.append(wish)
-                start = int(wish.split("=")[1].rstrip("-")) if wish and owner.ranges else 0
+                start = (
+                    int(wish.split("=")[1].rstrip("-")) if wish and owner.ranges else 0
+                )
                 if start >= len(owner.content):
                     return self.send_error(416)
                 self.send_response(206 if start else 200)
@@ -86,10 +101,14 @@ def serve(monkeypatch):
 
     def start(content, md5=None):
         server = Server(content)
-        threading.Thread(target=server.http.serve_forever, args=(0.01,), daemon=True).start()
+        threading.Thread(
+            target=server.http.serve_forever, args=(0.01,), daemon=True
+        ).start()
         servers.append(server)
         monkeypatch.setattr(data, "CIFAR10_URL", server.url)
-        monkeypatch.setattr(data, "CIFAR10_MD5", md5 or hashlib.md5(content).hexdigest())
+        monkeypatch.setattr(
+            data, "CIFAR10_MD5", md5 or hashlib.md5(content).hexdigest()
+        )
         return server
 
     yield start
@@ -98,16 +117,23 @@ def serve(monkeypatch):
         server.http.server_close()
 
 
-# --- reading --------------------------------------------------------------------------------------
+# --- reading
+# --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_reads_the_binary_layout(folder, inside):
     train = data.load_cifar10("train", folder if inside else folder.parent)
     test = data.load_cifar10("test", folder.parent)
-    assert train.x.shape == (5 * RECORDS, 3, 32, 32) and test.x.shape == (RECORDS, 3, 32, 32)
+    assert train.x.shape == (5 * RECORDS, 3, 32, 32) and test.x.shape == (
+        RECORDS,
+        3,
+        32,
+        32,
+    )
     record = BATCHES["data_batch_2.bin"][3]
-    x, label = train.x[RECORDS + 3], train.labels[RECORDS + 3]
+    x = train.x[RECORDS + 3]
+    label = train.labels[RECORDS + 3]
     assert label == record[0]
     assert x[2, 4, 5] == record[1 + 2 * 1024 + 4 * 32 + 5]  # blue, row 4, column 5
     assert len(train.names) == 10 and train.names[3] == "cat"
@@ -143,33 +169,44 @@ def flip_label(raw):
     return bytes([raw[0] | 0x80]) + raw[1:]
 
 
-@pytest.mark.parametrize("damage, fault", [(cut, "truncated"), (pad, "too long"), (flip_label, "label")])
+@pytest.mark.parametrize(
+    "damage, fault", [(cut, "truncated"), (pad, "too long"), (flip_label, "label")]
+)
 def test_damaged_file_is_named_with_its_cure(folder, damage, fault):
     path = folder / "data_batch_4.bin"
     path.write_bytes(damage(path.read_bytes()))
     cure = f"hkd-mini data cifar10 --root {re.escape(str(folder.parent))}"
     with pytest.raises(ValueError, match=f"data_batch_4.bin.*{fault}.*{cure}"):
         data.load_cifar10("train", folder)
-    assert len(data.load_cifar10("test", folder).x) == RECORDS  # the other file is still good
+    # the other file is still good
+    assert len(data.load_cifar10("test", folder).x) == RECORDS
 
 
 def test_missing_file_is_named(folder):
     (folder / "data_batch_5.bin").unlink()
-    with pytest.raises(FileNotFoundError, match=r"data_batch_5.bin is missing: run `hkd-mini data cifar10"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"data_batch_5.bin is missing: run `hkd-mini data cifar10",
+    ):
         data.load_cifar10("train", folder)
 
 
 def test_real_pictures_are_whole_and_balanced(cifar, monkeypatch):
     monkeypatch.undo()
-    train, test = data.load_cifar10("train", cifar), data.load_cifar10("test", cifar)
+    train = data.load_cifar10("train", cifar)
+    test = data.load_cifar10("test", cifar)
     assert train.x.shape == (50_000, 3, 32, 32) and test.x.shape == (10_000, 3, 32, 32)
-    assert (train.labels.bincount() == 5000).all() and (test.labels.bincount() == 1000).all()
-    # the channel means that every CIFAR-10 recipe normalises with: red, green and blue are where they belong
+    assert (train.labels.bincount() == 5000).all() and (
+        test.labels.bincount() == 1000
+    ).all()
+    # the channel means that every CIFAR-10 recipe normalises with: red, green and blue
+    # are where they belong
     means = train.x[::10].float().mean((0, 2, 3)) / 255
     assert (means - torch.tensor([0.4914, 0.4822, 0.4465])).abs().max() < 0.01
 
 
-# --- fetching -------------------------------------------------------------------------------------
+# --- fetching
+# -------------------------------------------------------------------------------------
 
 
 def test_fetch_unpacks_verifies_and_then_rests(serve, tmp_path):
@@ -181,7 +218,9 @@ def test_fetch_unpacks_verifies_and_then_rests(serve, tmp_path):
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
     x = data.load_cifar10("test", folder.parent).x
     assert torch.equal(x.flatten(1), BATCHES["test_batch.bin"][:, 1:])
-    assert data.fetch_cifar10(folder.parent, progressbar=False) == folder and server.asked == [None]
+    assert data.fetch_cifar10(
+        folder.parent, progressbar=False
+    ) == folder and server.asked == [None]
 
 
 def test_progress_bar_counts_the_bytes(serve, tmp_path, capfd):
@@ -196,11 +235,16 @@ def test_altered_pixel_is_caught_and_fetching_again_repairs_it(serve, tmp_path):
     raw = bytearray(path.read_bytes())
     raw[2000] ^= 1  # one bit of one pixel: size and labels are fine
     path.write_bytes(raw)
-    with pytest.raises(ValueError, match=r"test_batch.bin is altered.*SHA-256.*hkd-mini data cifar10"):
+    with pytest.raises(
+        ValueError, match=r"test_batch.bin is altered.*SHA-256.*hkd-mini data cifar10"
+    ):
         data.load_cifar10("test", tmp_path)
     assert len(data.load_cifar10("test", tmp_path, verify=False).x) == RECORDS
     data.fetch_cifar10(tmp_path, progressbar=False)
-    assert torch.equal(data.load_cifar10("test", tmp_path).x.flatten(1), BATCHES["test_batch.bin"][:, 1:])
+    assert torch.equal(
+        data.load_cifar10("test", tmp_path).x.flatten(1),
+        BATCHES["test_batch.bin"][:, 1:],
+    )
     assert server.asked == [None]  # the archive was still there and sound
 
 
@@ -216,7 +260,9 @@ def test_a_broken_download_resumes_where_it_stopped(serve, tmp_path):
     content = archive()
     server = serve(content)
     server.cut = 20_000
-    with pytest.raises(OSError, match=r"could not fetch http.*data cifar10 --root .*again to resume"):
+    with pytest.raises(
+        OSError, match=r"could not fetch http.*data cifar10 --root .*again to resume"
+    ):
         data.fetch_cifar10(tmp_path, progressbar=False)
     part = (tmp_path / "cifar-10-binary.tar.gz.part").read_bytes()
     assert 18_000 < len(part) <= 20_000 and part == content[: len(part)]
@@ -228,7 +274,9 @@ def test_a_broken_download_resumes_where_it_stopped(serve, tmp_path):
 
 @pytest.mark.parametrize("ranges, error", [(False, ValueError), (True, OSError)])
 def test_a_useless_part_costs_one_more_run(serve, tmp_path, ranges, error):
-    """A server that ignores Range spoils the checksum; one that refuses it says so. Neither can loop."""
+    """A server that ignores Range spoils the checksum; one that refuses it says so.
+    Neither can loop.
+    """
     content = archive()
     server = serve(content)
     server.ranges = ranges
@@ -250,25 +298,34 @@ def test_unreachable_server_says_what_to_do(serve, tmp_path):
     server = serve(archive())
     server.http.shutdown()
     server.http.server_close()
-    with pytest.raises(OSError, match=r"could not fetch http.*cifar-10-batches-bin there yourself"):
+    with pytest.raises(
+        OSError, match=r"could not fetch http.*cifar-10-batches-bin there yourself"
+    ):
         data.fetch_cifar10(tmp_path, progressbar=False)
 
 
 def test_another_archive_is_refused(serve, tmp_path):
     serve(archive(NAMES[:4]))
-    with pytest.raises(ValueError, match=r"lacks .*data_batch_5.bin.*test_batch.bin.*binary version"):
+    with pytest.raises(
+        ValueError, match=r"lacks .*data_batch_5.bin.*test_batch.bin.*binary version"
+    ):
         data.fetch_cifar10(tmp_path, progressbar=False)
 
 
 def test_paths_inside_the_archive_are_not_followed(serve, tmp_path):
     absolute = str(tmp_path / "absolute.txt")
-    serve(archive(extra=[("../outside.txt", b"x"), (absolute, b"x"), ("inside.txt", b"x")]))
+    serve(
+        archive(
+            extra=[("../outside.txt", b"x"), (absolute, b"x"), ("inside.txt", b"x")]
+        )
+    )
     data.fetch_cifar10(tmp_path / "root", progressbar=False)
     found = {p.name for p in tmp_path.rglob("*") if p.is_file()}
     assert found == {*NAMES, "SHA256SUMS", "cifar-10-binary.tar.gz"}
 
 
-# --- image folders --------------------------------------------------------------------------------
+# --- image folders
+# --------------------------------------------------------------------------------
 
 
 def paint(path, size=(4, 4), mode="RGB", colour=None):
@@ -284,7 +341,9 @@ def test_subfolders_are_classes(tmp_path):
     paint(tmp_path / "dogs" / "b.png", colour=(1, 2, 3))
     paint(tmp_path / "cats" / "a.png")
     paint(tmp_path / "dogs" / "a.png", mode="L", colour=77)
-    (tmp_path / "dogs" / "notes.txt").write_text("not a picture, and not one by its name")
+    (tmp_path / "dogs" / "notes.txt").write_text(
+        "not a picture, and not one by its name"
+    )
     images = data.load_images(tmp_path)
     assert images.x.shape == (3, 3, 4, 4) and images.x.dtype == torch.uint8
     assert images.labels.tolist() == [0, 1, 1] and images.names == ("cats", "dogs")
@@ -319,5 +378,7 @@ def test_bad_pictures_are_named(tmp_path):
 def test_empty_and_missing_folders_are_named(tmp_path):
     pytest.importorskip("PIL.Image", reason="image folders need pillow")
     for path in (tmp_path, tmp_path / "away"):
-        with pytest.raises(FileNotFoundError, match=re.escape(f"no pictures in {path}: wanted .png")):
+        with pytest.raises(
+            FileNotFoundError, match=re.escape(f"no pictures in {path}: wanted .png")
+        ):
             data.load_images(path)

@@ -1,4 +1,6 @@
-"""Precision follows the hardware: what is chosen where, said once, kept when a run is resumed."""
+"""Precision follows the hardware: what is chosen where, said once, kept when a run is
+resumed.
+"""
 
 import json
 import logging
@@ -30,7 +32,9 @@ def anew():
 def machine(monkeypatch, bf16=False, amx=False, limit=None):
     """Pretend a processor, and a limit that its user has set."""
     choose.cache_clear()
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False)
+    monkeypatch.setattr(
+        torch.cpu, "_is_avx512_bf16_supported", lambda: bf16, raising=False
+    )
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
     monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
@@ -52,7 +56,9 @@ def machine(monkeypatch, bf16=False, amx=False, limit=None):
         (True, True, "SSE41", "fp32"),
     ],
 )
-def test_a_processor_computes_bf16_where_it_has_the_units(monkeypatch, bf16, amx, limit, wanted):
+def test_a_processor_computes_bf16_where_it_has_the_units(
+    monkeypatch, bf16, amx, limit, wanted
+):
     machine(monkeypatch, bf16, amx, limit)
     assert choose() == choose("auto", torch.device("cpu")) == wanted
     assert bool(native_bf16()) == (wanted == "bf16")
@@ -64,9 +70,15 @@ def test_a_processor_computes_bf16_where_it_has_the_units(monkeypatch, bf16, amx
 
 @pytest.mark.parametrize("ampere", [True, False])
 def test_a_gpu_computes_bf16_from_ampere_on(monkeypatch, ampere):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: ampere)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: ampere
+    )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "pretended")
-    assert choose("auto", "cuda") == choose("auto", torch.device("cuda", 1)) == ("bf16" if ampere else "fp32")
+    assert (
+        choose("auto", "cuda")
+        == choose("auto", torch.device("cuda", 1))
+        == ("bf16" if ampere else "fp32")
+    )
     if ampere:
         assert choose("tf32", "cuda") == "tf32"
     else:
@@ -79,7 +91,10 @@ def test_a_gpu_computes_bf16_from_ampere_on(monkeypatch, ampere):
 
 @pytest.mark.parametrize("name", ["tf32", "fp32", "bf16"])
 def test_float32_products_on_a_gpu_are_what_was_chosen_and_only_there(name):
-    state = lambda: (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+    state = lambda: (
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.allow_tf32,
+    )
     before = state()
     with pytest.raises(KeyError), precision.float32_products(name, "cuda"):
         assert state() == (("high", True) if name == "tf32" else ("highest", False))
@@ -99,13 +114,18 @@ def test_the_choice_is_said_once_and_emulation_is_a_warning(monkeypatch, caplog)
     said = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert said == [
         ("INFO", "precision fp32: cpu, no native bf16"),
-        ("WARNING", "precision bf16: emulated on this cpu, many times slower than fp32"),
+        (
+            "WARNING",
+            "precision bf16: emulated on this cpu, many times slower than fp32",
+        ),
     ]
     caplog.clear()
     machine(monkeypatch, bf16=True)
     choose(), choose("bf16")
     assert {record.levelname for record in caplog.records} == {"INFO"}
-    with pytest.raises(ValueError, match="precision = 'fp8': one of auto, bf16, tf32, fp32"):
+    with pytest.raises(
+        ValueError, match="precision = 'fp8': one of auto, bf16, tf32, fp32"
+    ):
         choose("fp8")
 
 
@@ -122,7 +142,9 @@ def steps(folder, config, resume=False):
 
 
 @pytest.mark.parametrize("began", ["fp32", "bf16"])
-def test_a_resumed_run_keeps_its_precision_or_says_that_it_changes(tmp_path, monkeypatch, caplog, began):
+def test_a_resumed_run_keeps_its_precision_or_says_that_it_changes(
+    tmp_path, monkeypatch, caplog, began
+):
     machine(monkeypatch, bf16=began == "bf16")
     run = steps(tmp_path, CONFIG)
     assert [next(run).precision for _ in range(2)] == [began] * 2
@@ -130,20 +152,45 @@ def test_a_resumed_run_keeps_its_precision_or_says_that_it_changes(tmp_path, mon
     run.close()
     machine(monkeypatch, bf16=began != "bf16")
     assert next(steps(tmp_path, CONFIG, resume=True)).precision == began
-    assert any("emulated" in record.getMessage() for record in caplog.records) == (began == "bf16")
+    assert any("emulated" in record.getMessage() for record in caplog.records) == (
+        began == "bf16"
+    )
     caplog.clear()
     other = "fp32" if began == "bf16" else "bf16"
-    assert next(steps(tmp_path, replace(CONFIG, precision=other), resume=True)).precision == other
-    said = [record.getMessage() for record in caplog.records if "from here on" in record.getMessage()]
-    assert said == [f"{tmp_path / loop.CHECKPOINT} was computed in {began}, from here on it is {other}"]
+    assert (
+        next(steps(tmp_path, replace(CONFIG, precision=other), resume=True)).precision
+        == other
+    )
+    said = [
+        record.getMessage()
+        for record in caplog.records
+        if "from here on" in record.getMessage()
+    ]
+    assert said == [
+        f"{tmp_path / loop.CHECKPOINT} was computed in {began}, from here on it is "
+        f"{other}"
+    ]
     caplog.clear()
-    assert next(steps(tmp_path, replace(CONFIG, precision=began), resume=True)).precision == began
+    assert (
+        next(steps(tmp_path, replace(CONFIG, precision=began), resume=True)).precision
+        == began
+    )
     assert not any("from here on" in record.getMessage() for record in caplog.records)
 
 
 def test_resumed_paths_keep_their_precision(tmp_path, monkeypatch):
     def making(n, resume):
-        return list(make(nn.Identity(), (2,), n, tmp_path, precision="auto", resume=resume, sampler=still))
+        return list(
+            make(
+                nn.Identity(),
+                (2,),
+                n,
+                tmp_path,
+                precision="auto",
+                resume=resume,
+                sampler=still,
+            )
+        )
 
     def still(denoiser, x, sigmas, labels):
         return Path(sigmas, x.expand(len(sigmas), *x.shape), 0)
@@ -153,20 +200,48 @@ def test_resumed_paths_keep_their_precision(tmp_path, monkeypatch):
     (tmp_path / "shard-00001.safetensors").unlink()
     machine(monkeypatch)
     making(600, resume=True)
-    assert len(Trajectories(tmp_path)) == 600, "two precisions in one folder would be refused"
+    assert len(Trajectories(tmp_path)) == 600, (
+        "two precisions in one folder would be refused"
+    )
 
 
-def test_a_command_says_it_once_and_writes_it_down(tmp_path, monkeypatch, capsys, caplog):
+def test_a_command_says_it_once_and_writes_it_down(
+    tmp_path, monkeypatch, capsys, caplog
+):
     machine(monkeypatch)
-    flags = "teacher", "--preset", "toy2d", "--data", "two_moons", "--batch", 8, "--images", 24
+    flags = (
+        "teacher",
+        "--preset",
+        "toy2d",
+        "--data",
+        "two_moons",
+        "--batch",
+        8,
+        "--images",
+        24,
+    )
     for wish, found in (("auto", "fp32"), ("bf16", "bf16")):
         caplog.clear()
         out = tmp_path / wish
         assert ends(capsys, *flags, "--precision", wish, "--out", out)[0] == 0
-        assert [record.getMessage().split(":")[0] for record in caplog.records] == [f"precision {found}"]
+        assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+            f"precision {found}"
+        ]
         assert json.loads((out / "training.json").read_text())["precision"] == found
-        assert {json.loads(line)["precision"] for line in (out / "log.jsonl").read_text().splitlines()} == {found}
-    weights = ends(capsys, "sample", "--weights", tmp_path / "auto", "--n", 2, "--out", tmp_path / "x.npy")
+        assert {
+            json.loads(line)["precision"]
+            for line in (out / "log.jsonl").read_text().splitlines()
+        } == {found}
+    weights = ends(
+        capsys,
+        "sample",
+        "--weights",
+        tmp_path / "auto",
+        "--n",
+        2,
+        "--out",
+        tmp_path / "x.npy",
+    )
     assert weights[0] == 0
 
 

@@ -1,6 +1,8 @@
-"""A run that is killed, stopped or poisoned leaves a whole checkpoint, and goes on as if nothing had happened.
+"""A run that is killed, stopped or poisoned leaves a whole checkpoint, and goes on as
+if nothing had happened.
 
-Run as a program, this file is the victim: `python test_resume.py MOMENT FOLDER` trains and dies at MOMENT.
+Run as a program, this file is the victim: `python test_resume.py MOMENT FOLDER` trains
+and dies at MOMENT.
 """
 
 import os
@@ -23,10 +25,30 @@ from hkd_mini.train import train, train_teacher
 from hkd_mini.trajectories import Trajectories, make
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# dropout draws from the global generator, attention and patches change the layout of memory: all must survive
-NETWORK = UNetConfig(channels=16, mult=(1, 2), blocks=1, attention=(8,), patch=2, dropout=0.1, adaptive_scale=True)
-CONFIG = loop.TrainConfig(images=33, batch=3, lr=3e-3, warmup=12, decay=0.5, ema_halflife=6, checkpoint=4, seed=3)
-MOMENTS = {"step": "8", "fsync": "4", "replace": "4"}  # when the victim dies: the step of the last whole checkpoint
+# dropout draws from the global generator, attention and patches change the layout of
+# memory: all must survive
+NETWORK = UNetConfig(
+    channels=16,
+    mult=(1, 2),
+    blocks=1,
+    attention=(8,),
+    patch=2,
+    dropout=0.1,
+    adaptive_scale=True,
+)
+CONFIG = loop.TrainConfig(
+    precision="fp32",
+    images=33,
+    batch=3,
+    lr=3e-3,
+    warmup=12,
+    decay=0.5,
+    ema_halflife=6,
+    checkpoint=4,
+    seed=3,
+)
+# when the victim dies: the step of the last whole checkpoint
+MOMENTS = {"step": "8", "fsync": "4", "replace": "4"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,27 +61,41 @@ def one_thread():
 
 
 def start(out, config=CONFIG, network=NETWORK, resume=False):
-    """A denoiser, and its training on 17 pictures of noise: the run crosses two epochs."""
-    pictures = torch.randint(256, (17, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    """A denoiser, and its training on 17 pictures of noise: the run crosses two
+    epochs.
+    """
+    pictures = torch.randint(
+        256,
+        (17, 3, 32, 32),
+        generator=torch.Generator().manual_seed(1),
+        dtype=torch.uint8,
+    )
     torch.manual_seed(0)
     denoiser = Denoiser(network)
     images = Images(pictures, torch.zeros(17, dtype=torch.long), ("noise",))
-    return denoiser, train_teacher(denoiser, images, config, out=str(out), resume=resume)
+    return denoiser, train_teacher(
+        denoiser, images, config, out=str(out), resume=resume
+    )
 
 
 def victim(moment, out):
-    """Train, and die without a word at the step, or inside the write of the second checkpoint."""
+    """Train, and die without a word at the step, or inside the write of the second
+    checkpoint.
+    """
     calls = []
 
     def half(descriptor):
         calls.append(descriptor)
-        if len(calls) == 2:  # what a crash leaves of a file whose pages were not all written
+        # what a crash leaves of a file whose pages were not all written
+        if len(calls) == 2:
             os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
     def never(source, target, replace=os.replace):
         calls.append(target)
-        os.kill(os.getpid(), signal.SIGKILL) if len(calls) == 2 else replace(source, target)
+        os.kill(os.getpid(), signal.SIGKILL) if len(calls) == 2 else replace(
+            source, target
+        )
 
     if moment == "fsync":
         os.fsync = half
@@ -72,14 +108,20 @@ def victim(moment, out):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """One folder for each moment, left behind by a victim; the three die side by side."""
+    """One folder for each moment, left behind by a victim; the three die side by
+    side.
+    """
     folders = {moment: tmp_path_factory.mktemp(moment) for moment in MOMENTS}
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     running = [
-        subprocess.Popen([sys.executable, __file__, moment, str(folder)], env=environment)
+        subprocess.Popen(
+            [sys.executable, __file__, moment, str(folder)], env=environment
+        )
         for moment, folder in folders.items()
     ]
-    assert [child.wait(timeout=200) for child in running] == [-signal.SIGKILL] * len(running)
+    assert [child.wait(timeout=200) for child in running] == [-signal.SIGKILL] * len(
+        running
+    )
     return folders
 
 
@@ -93,19 +135,25 @@ def undisturbed(tmp_path_factory):
 
 
 def same(ours, theirs):
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    return ours.keys() == theirs.keys() and all(
+        torch.equal(ours[key], theirs[key]) for key in ours
+    )
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_run_goes_on_as_if_undisturbed(killed, undisturbed, moment):
     out = killed[moment]
     assert weights.read_tensors(out / loop.CHECKPOINT)[1]["step"] == MOMENTS[moment]
-    assert bool(list(out.glob(".*.part"))) == (moment != "step"), "the write that was under way"
+    assert bool(list(out.glob(".*.part"))) == (moment != "step"), (
+        "the write that was under way"
+    )
     denoiser, steps = start(out, resume=True)
     assert next(steps).step == int(MOMENTS[moment]) + 1
     list(steps)
     assert same(denoiser.state_dict(), undisturbed[0])
-    assert (out / loop.CHECKPOINT).read_bytes() == undisturbed[1], "weights, average, moments, step, RNG"
+    assert (out / loop.CHECKPOINT).read_bytes() == undisturbed[1], (
+        "weights, average, moments, step, RNG"
+    )
 
 
 def test_a_signal_saves_and_says_so(tmp_path, undisturbed):
@@ -115,14 +163,23 @@ def test_a_signal_saves_and_says_so(tmp_path, undisturbed):
         seen.append((step.step, step.stopped))
         if step.step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-    assert seen == [(1, False), (2, False), (3, False), (4, False), (5, False), (6, True)]
+    assert seen == [
+        (1, False),
+        (2, False),
+        (3, False),
+        (4, False),
+        (5, False),
+        (6, True),
+    ]
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     assert weights.read_tensors(tmp_path / loop.CHECKPOINT)[1]["step"] == "6"
     denoiser, steps = start(tmp_path, resume=True)
     assert [step.step for step in steps] == [7, 8, 9, 10, 11]
     assert same(denoiser.state_dict(), undisturbed[0])
     again, steps = start(tmp_path, resume=True)
-    assert list(steps) == [] and same(again.state_dict(), undisturbed[0]), "a finished run has nothing to do"
+    assert list(steps) == [] and same(again.state_dict(), undisturbed[0]), (
+        "a finished run has nothing to do"
+    )
 
 
 def test_a_distillation_resumes_too(tmp_path):
@@ -134,7 +191,10 @@ def test_a_distillation_resumes_too(tmp_path):
     config = replace(CONFIG, images=70, batch=7, times=3, perceptual="none", rate_A=7.0)
 
     def distil(out, stop=None, resume=False):
-        model, losses = HKD.from_teacher(denoiser, HKDConfig(network, clock="edm", spatial="shared")), []
+        model = HKD.from_teacher(
+            denoiser, HKDConfig(network, clock="edm", spatial="shared")
+        )
+        losses = []
         for step in train(model, paths, config, out=str(out), resume=resume):
             losses.append(step.loss)
             if step.step == stop:
@@ -155,12 +215,19 @@ def checkpoint(tmp_path):
 
 
 def test_another_configuration_model_or_file_is_refused(tmp_path):
-    path, config = checkpoint(tmp_path), replace(CONFIG, checkpoint=1)
+    path = checkpoint(tmp_path)
+    config = replace(CONFIG, checkpoint=1)
     with pytest.raises(
-        ValueError, match=r"checkpoint\.safetensors is of another configuration \(lr: 0.003 there, 0.5 here\)"
+        ValueError,
+        match=(
+            r"checkpoint\.safetensors is of another configuration \(lr: 0.003 there, "
+            r"0.5 here\)"
+        ),
     ):
         next(start(tmp_path, replace(config, lr=0.5), resume=True)[1])
-    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is of another model"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.safetensors is of another model"
+    ):
         next(start(tmp_path, config, replace(NETWORK, blocks=2), resume=True)[1])
     weights.write_tensors(path, {"a": torch.zeros(3)})
     with pytest.raises(ValueError, match=r"checkpoint\.safetensors: not a checkpoint"):
@@ -170,16 +237,24 @@ def test_another_configuration_model_or_file_is_refused(tmp_path):
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
     path = checkpoint(tmp_path)
     content = path.read_bytes()
-    cut = [content[:n] for n in (0, 5, 100, len(content) // 2, len(content) - 1)] + [content + b"\0"]
+    cut = [content[:n] for n in (0, 5, 100, len(content) // 2, len(content) - 1)] + [
+        content + b"\0"
+    ]
     flipped = [bytearray(content) for _ in range(4)]
-    for damaged, place in zip(flipped, (3, 200, len(content) // 2, len(content) - 2), strict=True):
+    for damaged, place in zip(
+        flipped, (3, 200, len(content) // 2, len(content) - 2), strict=True
+    ):
         damaged[place] ^= 4
     for damaged in cut + flipped:
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"checkpoint\.safetensors: (not a whole|altered)"):
+        with pytest.raises(
+            ValueError, match=r"checkpoint\.safetensors: (not a whole|altered)"
+        ):
             next(start(tmp_path, replace(CONFIG, checkpoint=1), resume=True)[1])
     path.write_bytes(content)
-    assert next(start(tmp_path, replace(CONFIG, checkpoint=1), resume=True)[1]).step == 2
+    assert (
+        next(start(tmp_path, replace(CONFIG, checkpoint=1), resume=True)[1]).step == 2
+    )
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
@@ -188,28 +263,50 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, what):
 
     def fit(poison, resume=False):
         torch.manual_seed(0)
-        model, config = nn.Linear(2, 1), loop.TrainConfig(images=40, batch=4, checkpoint=3, seed=11)
+        model = nn.Linear(2, 1)
+        config = loop.TrainConfig(
+            images=40, batch=4, checkpoint=3, seed=11, precision="fp32"
+        )
 
         def batch(step):
             x = torch.randn(4, 2, generator=loop.generator(config.seed, step))
-            return {"x": x * (torch.nan if what == "loss" else 0.0) if step == poison else x}
+            return {
+                "x": x * (torch.nan if what == "loss" else 0.0) if step == poison else x
+            }
 
         def loss(model, x, progress):
-            return {"loss": model(x).square().mean() + x.mul(model.weight).square().sum().sqrt()}
+            return {
+                "loss": model(x).square().mean()
+                + x.mul(model.weight).square().sum().sqrt()
+            }
 
         return model, loop.fit(model, batch, loss, config, str(tmp_path), resume)
 
     number = "nan" if what == "loss" else r"\d.*gradient norm nan"
-    with pytest.raises(FloatingPointError, match=rf"step 7: loss {number}.*seed 11, step 7"):
+    with pytest.raises(
+        FloatingPointError, match=rf"step 7: loss {number}.*seed 11, step 7"
+    ):
         list(fit(poison=7)[1])
     tensors, about = weights.read_tensors(tmp_path / loop.CHECKPOINT)
     assert about["step"] == "6" and all(v.isfinite().all() for v in tensors.values())
     model, steps = fit(poison=None, resume=True)
-    assert [step.step for step in steps] == [7, 8, 9, 10] and model.weight.isfinite().all()
+    assert [step.step for step in steps] == [
+        7,
+        8,
+        9,
+        10,
+    ] and model.weight.isfinite().all()
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("batch", 0), ("images", -1), ("times", 0), ("checkpoint", 0), ("precision", "fp16")]
+    ("field", "value"),
+    [
+        ("batch", 0),
+        ("images", -1),
+        ("times", 0),
+        ("checkpoint", 0),
+        ("precision", "fp16"),
+    ],
 )
 def test_a_recipe_that_cannot_run_is_refused(field, value):
     with pytest.raises(ValueError, match=f"{field} = '?{value}"):
@@ -241,7 +338,9 @@ def test_the_interrupted_command_says_how_to_go_on(tmp_path, capsys):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Run, "step", interrupted)
-        with pytest.raises(SystemExit, match="stopped after step 41 and saved; go on with --resume"):
+        with pytest.raises(
+            SystemExit, match="stopped after step 41 and saved; go on with --resume"
+        ):
             main(flags)
     assert not (out / weights.WEIGHTS).exists()
     main([*flags, "--resume"])

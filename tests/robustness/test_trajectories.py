@@ -1,6 +1,8 @@
-"""Shards that are killed, cut, flipped, renamed, mixed or many: whole or refused by name, and memory stays flat.
+"""Shards that are killed, cut, flipped, renamed, mixed or many: whole or refused by
+name, and memory stays flat.
 
-Run as a program, this file is the victim: `python test_trajectories.py MOMENT FOLDER` makes paths and dies at MOMENT.
+Run as a program, this file is the victim: `python test_trajectories.py MOMENT FOLDER`
+makes paths and dies at MOMENT.
 """
 
 import gc
@@ -26,7 +28,8 @@ from hkd_mini.teacher import Denoiser, exact_denoiser, heun
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MOMENTS = ("batch", "fsync", "replace")
 POINTS = torch.tensor([[0.5, -0.5, 0.1], [-0.5, 0.2, 0.0], [0.3, 0.3, -0.7]])
-SHARD, N = 8, 29  # 3 whole shards and one of 5
+SHARD = 8
+N = 29  # paths: 3 whole shards and one of 5
 
 
 @pytest.fixture(autouse=True)
@@ -35,19 +38,26 @@ def small(monkeypatch):
 
 
 def making(out, n=N, denoiser=None, **options):
-    """The paths of three points, three at a time: the last batch of a shard is odd, and one is of one."""
+    """The paths of three points, three at a time: the last batch of a shard is odd, and
+    one is of one.
+    """
     options = {"times": 5, "steps": 6, "seed": 7, "batch": 3, "labels": 4} | options
     denoiser = denoiser or exact_denoiser(POINTS)
     return stored.make(denoiser, (3,), n, out, **options)
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(pathlib.Path(folder).iterdir())}
+    return {
+        path.name: path.read_bytes() for path in sorted(pathlib.Path(folder).iterdir())
+    }
 
 
 def victim(moment, out):
-    """Make paths, and die between two batches of the third shard, or inside its write."""
-    stored.SHARD, calls = SHARD, []
+    """Make paths, and die between two batches of the third shard, or inside its
+    write.
+    """
+    stored.SHARD = SHARD
+    calls = []
 
     def half(descriptor):
         calls.append(descriptor)
@@ -57,7 +67,9 @@ def victim(moment, out):
 
     def never(source, target, replace=os.replace):
         calls.append(target)
-        os.kill(os.getpid(), signal.SIGKILL) if len(calls) == 3 else replace(source, target)
+        os.kill(os.getpid(), signal.SIGKILL) if len(calls) == 3 else replace(
+            source, target
+        )
 
     if moment == "fsync":
         os.fsync = half
@@ -73,10 +85,14 @@ def killed(tmp_path_factory):
     folders = {moment: tmp_path_factory.mktemp(moment) for moment in MOMENTS}
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     running = [
-        subprocess.Popen([sys.executable, __file__, moment, str(folder)], env=environment)
+        subprocess.Popen(
+            [sys.executable, __file__, moment, str(folder)], env=environment
+        )
         for moment, folder in folders.items()
     ]
-    assert [child.wait(timeout=200) for child in running] == [-signal.SIGKILL] * len(running)
+    assert [child.wait(timeout=200) for child in running] == [-signal.SIGKILL] * len(
+        running
+    )
     return folders
 
 
@@ -90,12 +106,17 @@ def whole(tmp_path):
 def test_a_killed_run_goes_on_to_the_same_bytes(killed, whole, moment):
     out = killed[moment]
     left = contents(out)
-    assert [name for name in left if not name.startswith(".")] == ["shard-00000.safetensors", "shard-00001.safetensors"]
+    assert [name for name in left if not name.startswith(".")] == [
+        "shard-00000.safetensors",
+        "shard-00001.safetensors",
+    ]
     parts = [name for name in left if name.endswith(".part")]
     assert len(parts) == (moment != "batch"), "the write that was under way"
     assert len(stored.Trajectories(out)) == 2 * SHARD, "no part is taken for a shard"
     assert list(making(out, resume=True))[:2] == [SHARD, 2 * SHARD]
-    assert {name: bytes for name, bytes in contents(out).items() if name not in parts} == contents(whole)
+    assert {
+        name: bytes for name, bytes in contents(out).items() if name not in parts
+    } == contents(whole)
 
 
 def test_shares_of_the_work_make_the_whole(whole, tmp_path):
@@ -106,11 +127,16 @@ def test_shares_of_the_work_make_the_whole(whole, tmp_path):
 
 def test_a_larger_n_goes_on_from_a_smaller(whole, tmp_path):
     list(making(tmp_path / "more", n=12))
-    with pytest.raises(FileExistsError, match="more already holds 2 shards: --resume to continue"):
+    with pytest.raises(
+        FileExistsError, match="more already holds 2 shards: --resume to continue"
+    ):
         making(tmp_path / "more")
     list(making(tmp_path / "more", resume=True))
     assert len(stored.Trajectories(tmp_path / "more")) == N
-    with pytest.raises(ValueError, match=r"shard-00003\.safetensors holds 5 paths of a run of more than n = 25"):
+    with pytest.raises(
+        ValueError,
+        match=r"shard-00003\.safetensors holds 5 paths of a run of more than n = 25",
+    ):
         making(tmp_path / "more", n=25, resume=True)
 
 
@@ -119,10 +145,19 @@ def test_the_header_says_how_the_paths_were_made(whole):
         with safetensors.safe_open(path, "pt") as file:
             header = json.loads(file.metadata()["trajectories"])
             count = min(SHARD, N - i * SHARD)
-            assert file.get_tensor("x").shape == (count, 5, 3) and file.get_tensor("x").dtype == torch.float16
+            assert (
+                file.get_tensor("x").shape == (count, 5, 3)
+                and file.get_tensor("x").dtype == torch.float16
+            )
             assert file.get_tensor("labels").shape == (count,)
         assert header["sigmas"] == karras_sigmas(6)[[0, 2, 3, 4, 6]].tolist()
-        assert (header["shard"], header["seed"], header["steps"], header["shape"], header["labels"]) == (
+        assert (
+            header["shard"],
+            header["seed"],
+            header["steps"],
+            header["shape"],
+            header["labels"],
+        ) == (
             i,
             7,
             6,
@@ -133,7 +168,9 @@ def test_the_header_says_how_the_paths_were_made(whole):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_is_stored_is_where_the_path_began_and_went(tmp_path, precision):
-    """The noise is rounded before the sampler sees it, so the start is exact; the rest is within half precision."""
+    """The noise is rounded before the sampler sees it, so the start is exact; the rest
+    is within half precision.
+    """
     seen = []
 
     def watched(denoiser, x, sigmas, labels):
@@ -142,21 +179,34 @@ def test_what_is_stored_is_where_the_path_began_and_went(tmp_path, precision):
         return path
 
     torch.manual_seed(0)
-    denoiser = Denoiser(MLPConfig(dim=3, channels=8, width=16, depth=1, state=6, labels=4)).eval()
+    denoiser = Denoiser(
+        MLPConfig(dim=3, channels=8, width=16, depth=1, state=6, labels=4)
+    ).eval()
     list(making(tmp_path, denoiser=denoiser, sampler=watched, precision=precision))
     paths = stored.Trajectories(tmp_path)
-    x_T, x = torch.cat([s[0] for s in seen]), torch.cat([s[1] for s in seen], dim=1)
+    x_T = torch.cat([s[0] for s in seen])
+    x = torch.cat([s[1] for s in seen], dim=1)
     read = paths.paths(range(N))
     assert torch.equal(read[0], x_T) and torch.equal(x[0], x_T)
-    torch.testing.assert_close(read, x[[0, 2, 3, 4, 6]].float(), rtol=2**-11, atol=2**-24)
+    torch.testing.assert_close(
+        read, x[[0, 2, 3, 4, 6]].float(), rtol=2**-11, atol=2**-24
+    )
     assert torch.equal(
         read[0],
-        torch.cat([stored.noise_for(7, i, min(SHARD, N - i * SHARD), (3,)) for i in range(4)]).mul(80).half().float(),
+        torch.cat(
+            [stored.noise_for(7, i, min(SHARD, N - i * SHARD), (3,)) for i in range(4)]
+        )
+        .mul(80)
+        .half()
+        .float(),
     )
     assert len(set(map(tuple, x_T.tolist()))) == N, "no two paths begin alike"
-    index, at = torch.tensor([28, 0, 9]), torch.tensor([[0, 4], [2, 1], [3, 3]])
+    index = torch.tensor([28, 0, 9])
+    at = torch.tensor([[0, 4], [2, 1], [3, 3]])
     batch = paths.gather(index, at)
-    assert torch.equal(batch["x"], torch.stack([read[at[i], index[i]] for i in range(3)]))
+    assert torch.equal(
+        batch["x"], torch.stack([read[at[i], index[i]] for i in range(3)])
+    )
     assert torch.equal(batch["end"], read[-1, index])
     assert torch.equal(batch["sigma"], karras_sigmas(6)[[0, 2, 3, 4, 6]].float()[at])
     assert torch.equal(batch["labels"], torch.cat([s[2] for s in seen])[index])
@@ -209,9 +259,14 @@ def test_shards_of_two_runs_do_not_mix(whole, tmp_path):
     for what, options in others.items():
         list(making(tmp_path / what, **options))
         shutil.copy(tmp_path / what / path.name, path)
-        with pytest.raises(ValueError, match=f"{re.escape(str(path))}: .*{what}.* differ"):
+        with pytest.raises(
+            ValueError, match=f"{re.escape(str(path))}: .*{what}.* differ"
+        ):
             stored.Trajectories(whole)
-        with pytest.raises(ValueError, match=f"{re.escape(str(path))} is of another run .*{what}.* differ"):
+        with pytest.raises(
+            ValueError,
+            match=f"{re.escape(str(path))} is of another run .*{what}.* differ",
+        ):
             making(whole, resume=True)
 
 
@@ -222,7 +277,11 @@ def test_a_renamed_shard_is_not_read_twice(whole):
 
 
 def test_what_cannot_be_made_or_read_is_said(tmp_path, whole):
-    for options, words in [({"n": 0}, "n = 0 paths"), ({"batch": 0}, "0 at once"), ({"times": 1}, "times = 1")]:
+    for options, words in [
+        ({"n": 0}, "n = 0 paths"),
+        ({"batch": 0}, "0 at once"),
+        ({"times": 1}, "times = 1"),
+    ]:
         with pytest.raises(ValueError, match=words):
             making(tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
@@ -235,38 +294,60 @@ def test_what_cannot_be_made_or_read_is_said(tmp_path, whole):
 
 def resident():
     """Bytes of this process that are in memory."""
-    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf(
+        "SC_PAGE_SIZE"
+    )
 
 
-@pytest.mark.skipif(not pathlib.Path("/proc/self/statm").exists(), reason="needs /proc to see its own memory")
+@pytest.mark.skipif(
+    not pathlib.Path("/proc/self/statm").exists(),
+    reason="needs /proc to see its own memory",
+)
 def test_memory_and_open_files_stay_flat(tmp_path, monkeypatch):
-    """48 MB in 120 shards: opened, verified and read here and there in a fraction of that."""
+    """48 MB in 120 shards: opened, verified and read here and there in a fraction of
+    that.
+    """
     monkeypatch.setattr(stored, "SHARD", 17)
     nothing = lambda x, sigma, labels: torch.zeros_like(x)
-    list(stored.make(nothing, (3, 32, 32), 120 * 17, tmp_path, times=4, steps=3, batch=17))
+    list(
+        stored.make(
+            nothing, (3, 32, 32), 120 * 17, tmp_path, times=4, steps=3, batch=17
+        )
+    )
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert size > 48e6
     stored.Trajectories(tmp_path).path(0)  # what is loaded at first use
     gc.collect()
-    before, files = resident(), len(os.listdir("/proc/self/fd"))
+    before = resident()
+    files = len(os.listdir("/proc/self/fd"))
     paths = stored.Trajectories(tmp_path)
     opened = resident()
     for i in range(0, len(paths), 97):
         assert paths.path(i).shape == (4, 3, 32, 32)
     assert opened - before < size / 8 and resident() - before < size / 4
-    assert len(os.listdir("/proc/self/fd")) - files < 10, "a folder may hold more shards than a process may open files"
+    assert len(os.listdir("/proc/self/fd")) - files < 10, (
+        "a folder may hold more shards than a process may open files"
+    )
 
 
 def test_two_seeds_and_two_shards_are_other_noise():
-    batches = [stored.noise_for(*pair, 3, (2,)) for pair in [(0, 0), (0, 1), (1, 0), (1, 1)]]
+    batches = [
+        stored.noise_for(*pair, 3, (2,)) for pair in [(0, 0), (0, 1), (1, 0), (1, 1)]
+    ]
     values = torch.cat(batches).flatten().tolist()
-    assert len(set(values)) == len(values) and torch.equal(batches[1], stored.noise_for(0, 1, 3, (2,)))
+    assert len(set(values)) == len(values) and torch.equal(
+        batches[1], stored.noise_for(0, 1, 3, (2,))
+    )
 
 
 def test_the_fingerprint_is_of_the_weights():
     torch.manual_seed(0)
-    one, two = Denoiser(MLPConfig()), Denoiser(MLPConfig())
-    assert stored.fingerprint(one) != stored.fingerprint(two) and len(stored.fingerprint(one)) == 64
+    one = Denoiser(MLPConfig())
+    two = Denoiser(MLPConfig())
+    assert (
+        stored.fingerprint(one) != stored.fingerprint(two)
+        and len(stored.fingerprint(one)) == 64
+    )
     two.load_state_dict(one.state_dict())
     assert stored.fingerprint(one) == stored.fingerprint(two)
     assert stored.fingerprint(exact_denoiser(POINTS)) == ""

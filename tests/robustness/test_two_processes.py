@@ -1,8 +1,10 @@
-"""Two processes train what one trains: the same global batch, half each, and the same weights to rounding.
+"""Two processes train what one trains: the same global batch, half each, and the same
+weights to rounding.
 
-Run as a program under torchrun, this file is one of the two: `torchrun --nproc_per_node 2 THIS_FILE FOLDER`. Under
-`accelerate launch` it is the command line with a checkpoint every 4 steps, and with a rank that may die:
-`accelerate launch THIS_FILE command VICTIM distill ...`.
+Run as a program under torchrun, this file is one of the two: `torchrun --nproc_per_node
+2 THIS_FILE FOLDER`. Under `accelerate launch` it is the command line with a checkpoint
+every 4 steps, and with a rank that may die: `accelerate launch THIS_FILE command VICTIM
+distill ...`.
 """
 
 import json
@@ -29,6 +31,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOY = MLPConfig(channels=8, width=16, depth=1, state=6)
 NETWORK = UNetConfig(channels=16, mult=(1, 2), blocks=1, attention=(8,), patch=2)
 CONFIG = loop.TrainConfig(
+    precision="fp32",
     images=120,
     batch=10,
     lr=3e-3,
@@ -53,23 +56,40 @@ def distil(paths, config=CONFIG, **keep):
 
 def teach():
     """A small U-Net with attention, on pictures of noise."""
-    pictures = torch.randint(256, (23, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    pictures = torch.randint(
+        256,
+        (23, 3, 32, 32),
+        generator=torch.Generator().manual_seed(1),
+        dtype=torch.uint8,
+    )
     torch.manual_seed(0)
-    denoiser, images = Denoiser(NETWORK), Images(pictures, torch.zeros(23, dtype=torch.long), ("noise",))
+    denoiser = Denoiser(NETWORK)
+    images = Images(pictures, torch.zeros(23, dtype=torch.long), ("noise",))
     return denoiser, train_teacher(denoiser, images, replace(CONFIG, images=40))
 
 
 def ablate():
-    """A U-Net HKD whose skips are dropped: every weight that is trained must still get a gradient in every process."""
+    """A U-Net HKD whose skips are dropped: every weight that is trained must still get
+    a gradient in every process.
+    """
     x = torch.randn(8, 3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     torch.manual_seed(0)
     model = HKD(HKDConfig(NETWORK, hierarchy="bottleneck-only"))
 
     def loss(model, x, progress):
         states = model.encode(x[:, 0], model.clock.T)
-        return {"loss": (model.decode(model.evolve(states, model.clock.T, model.clock.eps)) - x[:, 1]).square().mean()}
+        return {
+            "loss": (
+                model.decode(model.evolve(states, model.clock.T, model.clock.eps))
+                - x[:, 1]
+            )
+            .square()
+            .mean()
+        }
 
-    return model, loop.fit(model, lambda step: {"x": x}, loss, replace(CONFIG, images=30))
+    return model, loop.fit(
+        model, lambda step: {"x": x}, loss, replace(CONFIG, images=30)
+    )
 
 
 def poisoned(**keep):
@@ -82,7 +102,13 @@ def poisoned(**keep):
         x[1] *= torch.nan if step == 6 else 1
         return {"x": x}
 
-    return model, loop.fit(model, batch, lambda model, x, progress: {"loss": model(x).square().mean()}, CONFIG, **keep)
+    return model, loop.fit(
+        model,
+        batch,
+        lambda model, x, progress: {"loss": model(x).square().mean()},
+        CONFIG,
+        **keep,
+    )
 
 
 RUNS = {
@@ -94,13 +120,29 @@ RUNS = {
 
 def distill(folder, out):
     """The command line that distils `folder`'s paths."""
-    given = {"preset": "toy2d", "teacher": folder / "big", "trajectories": folder / "paths", "out": folder / out}
-    return ["distill", *(str(part) for name, value in (given | {"batch": 10}).items() for part in (f"--{name}", value))]
+    given = {
+        "preset": "toy2d",
+        "teacher": folder / "big",
+        "trajectories": folder / "paths",
+        "out": folder / out,
+    }
+    return [
+        "distill",
+        *(
+            str(part)
+            for name, value in (given | {"batch": 10}).items()
+            for part in (f"--{name}", value)
+        ),
+    ]
 
 
 def one_of_two(folder):
-    """All that two processes do together; what each saw and holds goes to files with its number."""
-    folder, rank, seen = pathlib.Path(folder), int(os.environ["RANK"]), {}
+    """All that two processes do together; what each saw and holds goes to files with
+    its number.
+    """
+    folder = pathlib.Path(folder)
+    rank = int(os.environ["RANK"])
+    seen = {}
     stored.SHARD = SHARD
     torch.set_num_threads(1)
     for name, run in RUNS.items():
@@ -143,9 +185,13 @@ def one_of_two(folder):
 
 
 def command(victim, *arguments):
-    """The command line, checkpoints every 4 steps; process `victim` dies without a word in its step 7."""
+    """The command line, checkpoints every 4 steps; process `victim` dies without a word
+    in its step 7.
+    """
     recipe = cli.RECIPES["toy2d"]
-    cli.RECIPES["toy2d"] = recipe._replace(distill=replace(recipe.distill, checkpoint=4))
+    cli.RECIPES["toy2d"] = recipe._replace(
+        distill=replace(recipe.distill, checkpoint=4)
+    )
 
     def step(run, number, batch, whole=loop.Run.step):
         if number == 6 and os.environ["RANK"] == victim:
@@ -181,7 +227,9 @@ def folder(made):
         __file__,
         str(made),
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=400
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     (made / "stdout").write_text(done.stdout)
     return made
@@ -197,14 +245,24 @@ def test_two_processes_train_what_one_trains(folder, seen, name):
     model, steps = RUNS[name](folder)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     alone = [[step.loss, step.grad_norm] for step in steps]
-    assert len(alone) >= 3 and max(norm for _, norm in alone) > CONFIG.clip, "the clip is at work"
-    torch.testing.assert_close(torch.tensor(seen[0][name]), torch.tensor(alone), rtol=1e-4, atol=1e-5)
+    assert len(alone) >= 3 and max(norm for _, norm in alone) > CONFIG.clip, (
+        "the clip is at work"
+    )
+    torch.testing.assert_close(
+        torch.tensor(seen[0][name]), torch.tensor(alone), rtol=1e-4, atol=1e-5
+    )
     assert seen[0][name] == seen[1][name], "both report the mean over all"
-    ours, theirs = (weights.read_tensors(folder / f"{name}{rank}.safetensors")[0] for rank in (0, 1))
+    ours, theirs = (
+        weights.read_tensors(folder / f"{name}{rank}.safetensors")[0] for rank in (0, 1)
+    )
     for key, value in model.state_dict().items():
         assert torch.equal(ours[key], theirs[key]), key
         torch.testing.assert_close(ours[key], value, rtol=0, atol=1e-5)
-    moved = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
+    moved = [
+        key
+        for key, value in model.state_dict().items()
+        if not torch.equal(value, before[key])
+    ]
     assert len(moved) > len(before) / 2
 
 
@@ -215,13 +273,19 @@ def test_a_signal_to_one_stops_both_and_both_resume(folder, seen):
     for rank in (0, 1):
         resumed = weights.read_tensors(folder / f"resumed{rank}.safetensors")[0]
         assert all(torch.equal(resumed[key], value) for key, value in whole.items())
-    assert [path.name for path in (folder / "stopped").iterdir()] == [loop.CHECKPOINT], "one writer, no half"
+    assert [path.name for path in (folder / "stopped").iterdir()] == [
+        loop.CHECKPOINT
+    ], "one writer, no half"
 
 
 def test_poison_in_one_half_stops_both(folder, seen):
-    assert seen[0]["poisoned"] == seen[1]["poisoned"] and seen[0]["poisoned"].startswith("step 6: loss nan")
+    assert seen[0]["poisoned"] == seen[1]["poisoned"] and seen[0][
+        "poisoned"
+    ].startswith("step 6: loss nan")
     tensors, about = weights.read_tensors(folder / "poisoned" / loop.CHECKPOINT)
-    assert about["step"] == "5" and all(value.isfinite().all() for value in tensors.values())
+    assert about["step"] == "5" and all(
+        value.isfinite().all() for value in tensors.values()
+    )
 
 
 def test_the_paths_are_shared_out(folder, tmp_path, monkeypatch):
@@ -229,7 +293,11 @@ def test_the_paths_are_shared_out(folder, tmp_path, monkeypatch):
     teacher = Denoiser.from_folder(folder / "teacher")
     list(make(teacher, (2,), 29, tmp_path, times=5, steps=6, batch=3))
     shards = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert len(shards) == 4 and {path.name: path.read_bytes() for path in (folder / "shared").iterdir()} == shards
+    assert (
+        len(shards) == 4
+        and {path.name: path.read_bytes() for path in (folder / "shared").iterdir()}
+        == shards
+    )
 
 
 def test_the_command_speaks_once(folder):
@@ -248,18 +316,34 @@ def test_a_batch_that_does_not_divide_is_refused(monkeypatch):
         list(loop.fit(torch.nn.Linear(2, 1), dict, dict, replace(CONFIG, batch=7)))
 
 
-LAUNCH = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+LAUNCH = (
+    "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 "
+    "--mixed_precision no"
+)
 
 
 def launch(folder, *program):
-    """`accelerate launch` of two processes, on CPUs whatever the machine has; started, not waited for.
+    """`accelerate launch` of two processes, on CPUs whatever the machine has; started,
+    not waited for.
 
-    With `--cpu`, or with neither flag where there is no GPU, accelerate leaves the second process to MPI and starts
-    one; `--multi_gpu` starts as many as it is told, and where no GPU is seen they talk by gloo.
+    With `--cpu`, or with neither flag where there is no GPU, accelerate leaves the
+    second process to MPI and starts one; `--multi_gpu` starts as many as it is told,
+    and where no GPU is seen they talk by gloo.
     """
-    start = [sys.executable, "-m", *LAUNCH.split(), "--dynamo_backend", "no", "--main_process_port", "0", *program]
+    start = [
+        sys.executable,
+        "-m",
+        *LAUNCH.split(),
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+        *program,
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*start, "--images", "120"], env=os.environ | HERE, cwd=folder, **pipes)
+    return subprocess.Popen(
+        [*start, "--images", "120"], env=os.environ | HERE, cwd=folder, **pipes
+    )
 
 
 def losses(out):
@@ -270,10 +354,18 @@ def losses(out):
 
 @pytest.fixture(scope="module")
 def launched(made):
-    """The job undisturbed, and the same job with its second process killed; side by side."""
+    """The job undisturbed, and the same job with its second process killed; side by
+    side.
+    """
     names = {"whole": ["-m", "hkd_mini"], "killed": [__file__, "command", "1"]}
-    running = {name: launch(made, *start, *distill(made, name)) for name, start in names.items()}
-    return {name: (job.communicate(timeout=400), job.returncode) for name, job in running.items()}
+    running = {
+        name: launch(made, *start, *distill(made, name))
+        for name, start in names.items()
+    }
+    return {
+        name: (job.communicate(timeout=400), job.returncode)
+        for name, job in running.items()
+    }
 
 
 def test_accelerate_launch_trains_what_one_process_trains(made, launched):
@@ -284,9 +376,15 @@ def test_accelerate_launch_trains_what_one_process_trains(made, launched):
     torch.set_num_threads(1)
     cli.main([*distill(made, "alone"), "--images", "120"])
     torch.set_num_threads(threads)
-    together, alone = losses(made / "whole"), losses(made / "alone")
+    together = losses(made / "whole")
+    alone = losses(made / "alone")
     assert list(together) == list(alone) == list(range(1, 13))
-    torch.testing.assert_close(torch.tensor([*together.values()]), torch.tensor([*alone.values()]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        torch.tensor([*together.values()]),
+        torch.tensor([*alone.values()]),
+        rtol=0,
+        atol=1e-5,
+    )
 
 
 def test_a_killed_process_ends_the_job_which_resumes(made, launched):
@@ -294,13 +392,24 @@ def test_a_killed_process_ends_the_job_which_resumes(made, launched):
     assert status != 0 and not said.strip(), "no hang, no success"
     assert "SIGKILL" in complaint, complaint[-4000:]
     out = made / "killed"
-    assert weights.read_tensors(out / loop.CHECKPOINT)[1]["step"] == "4" and not (out / weights.WEIGHTS).exists()
-    job = launch(made, __file__, "command", "none", *distill(made, "killed"), "--resume")
+    assert (
+        weights.read_tensors(out / loop.CHECKPOINT)[1]["step"] == "4"
+        and not (out / weights.WEIGHTS).exists()
+    )
+    job = launch(
+        made, __file__, "command", "none", *distill(made, "killed"), "--resume"
+    )
     said, complaint = job.communicate(timeout=400)
     assert job.returncode == 0 and said.split() == [str(out)], complaint[-4000:]
-    found, whole = losses(out), losses(made / "whole")
-    assert set(found) >= set(range(5, 13)) and found.items() <= whole.items(), "to the last digit"
-    ours, theirs = (weights.read_tensors(made / name / weights.WEIGHTS)[0] for name in ("killed", "whole"))
+    found = losses(out)
+    whole = losses(made / "whole")
+    assert set(found) >= set(range(5, 13)) and found.items() <= whole.items(), (
+        "to the last digit"
+    )
+    ours, theirs = (
+        weights.read_tensors(made / name / weights.WEIGHTS)[0]
+        for name in ("killed", "whole")
+    )
     assert all(torch.equal(ours[key], value) for key, value in theirs.items())
 
 

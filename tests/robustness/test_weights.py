@@ -1,4 +1,6 @@
-"""Weights that are cut, flipped, foreign or dressed-up pickles: refused by name, and nothing in them ever runs."""
+"""Weights that are cut, flipped, foreign or dressed-up pickles: refused by name, and
+nothing in them ever runs.
+"""
 
 import hashlib
 import json
@@ -30,22 +32,36 @@ def folder(tmp_path):
 
 def test_what_is_saved_comes_back(tmp_path):
     torch.manual_seed(0)
-    for model in (HKD(HKDConfig(SMALL, spatial="shared")), Denoiser(TOY), Classifier(ClassifierConfig((8, 8, 16)))):
+    for model in (
+        HKD(HKDConfig(SMALL, spatial="shared")),
+        Denoiser(TOY),
+        Classifier(ClassifierConfig((8, 8, 16))),
+    ):
         model.save_pretrained(tmp_path / "it")
         again = load(tmp_path / "it")
-        assert type(again) is type(model) and again.config == model.config and not again.training
+        assert (
+            type(again) is type(model)
+            and again.config == model.config
+            and not again.training
+        )
         for name, value in model.state_dict().items():
-            assert torch.equal(again.state_dict()[name], value.half().float() if value.is_floating_point() else value)
+            assert torch.equal(
+                again.state_dict()[name],
+                value.half().float() if value.is_floating_point() else value,
+            )
             assert again.state_dict()[name].dtype == value.dtype
 
 
 def test_equal_tensors_are_equal_bytes(tmp_path):
-    tensors, remarks = {"b": torch.arange(5), "a": torch.ones(())}, {k: k for k in "qwertyuiop"}
+    tensors = {"b": torch.arange(5), "a": torch.ones(())}
+    remarks = {k: k for k in "qwertyuiop"}
     for name in ("1", "2"):
         weights.write_tensors(tmp_path / name, tensors, remarks)
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
     found, about = weights.read_tensors(tmp_path / "1")
-    assert torch.equal(found["b"], tensors["b"]) and torch.equal(found["a"], tensors["a"])
+    assert torch.equal(found["b"], tensors["b"]) and torch.equal(
+        found["a"], tensors["a"]
+    )
     assert {k: about[k] for k in remarks} == remarks
 
 
@@ -54,15 +70,20 @@ def test_a_cut_file_is_refused(folder):
     content = path.read_bytes()
     for size in (0, 4, 8, 60, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:size])
-        with pytest.raises(ValueError, match=re.escape(f"{path}: not a whole safetensors file")):
+        with pytest.raises(
+            ValueError, match=re.escape(f"{path}: not a whole safetensors file")
+        ):
             load(folder)
 
 
 def test_a_flipped_bit_is_refused_wherever_it_is(folder):
     path = folder / weights.WEIGHTS
     content = path.read_bytes()
-    key = content.index(weights.SEAL.encode())  # a key of another name is another program's remark: that file passes
-    places = set(range(0, len(content), 97)) - set(range(key - 1, key + len(weights.SEAL) + 1))
+    # a key of another name is another program's remark: that file passes
+    key = content.index(weights.SEAL.encode())
+    places = set(range(0, len(content), 97)) - set(
+        range(key - 1, key + len(weights.SEAL) + 1)
+    )
     for place in sorted(places):
         damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8
@@ -88,14 +109,26 @@ class Trap:
 
 def test_a_pickle_is_refused_and_does_not_run(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
-    path, samples = folder / weights.WEIGHTS, tmp_path / "x.npy"
-    for save in (lambda: torch.save({"w": Trap()}, path), lambda: path.write_bytes(pickle.dumps(Trap()))):
+    path = folder / weights.WEIGHTS
+    samples = tmp_path / "x.npy"
+    for save in (
+        lambda: torch.save({"w": Trap()}, path),
+        lambda: path.write_bytes(pickle.dumps(Trap())),
+    ):
         save()
-        with pytest.raises(ValueError, match=re.escape(f"{path}: not a whole safetensors file") + ".*[Pp]ickle"):
+        with pytest.raises(
+            ValueError,
+            match=re.escape(f"{path}: not a whole safetensors file") + ".*[Pp]ickle",
+        ):
             load(folder)
-    for save in (lambda: np.save(samples, np.array([Trap()])), lambda: samples.write_bytes(pickle.dumps(Trap()))):
+    for save in (
+        lambda: np.save(samples, np.array([Trap()])),
+        lambda: samples.write_bytes(pickle.dumps(Trap())),
+    ):
         save()
-        with pytest.raises(ValueError, match=re.escape(f"{samples}: not a whole .npy file")):
+        with pytest.raises(
+            ValueError, match=re.escape(f"{samples}: not a whole .npy file")
+        ):
             evaluation.read_samples(samples)
     assert not (tmp_path / "sprung").exists()
 
@@ -115,11 +148,16 @@ def test_a_configuration_that_does_not_fit_is_refused(folder):
     rewrite(folder, config={**config, "clock": "cuckoo"})
     with pytest.raises(ValueError, match=f"{re.escape(str(path))}: clock = 'cuckoo'"):
         load(folder)
-    rewrite(folder, config={**config, "network": {**config["network"], "depth": "three"}})
+    rewrite(
+        folder, config={**config, "network": {**config["network"], "depth": "three"}}
+    )
     with pytest.raises(ValueError, match=re.escape(str(path))):
         load(folder)
     rewrite(folder, config={**config, "network": {**config["network"], "state": 8}})
-    with pytest.raises(ValueError, match=re.escape(f"{folder / weights.WEIGHTS}: does not fit config.json")):
+    with pytest.raises(
+        ValueError,
+        match=re.escape(f"{folder / weights.WEIGHTS}: does not fit config.json"),
+    ):
         load(folder)
     for text in ("{", "[1, 2]", '{"model": "HKD"}', "\xff\xfe"):
         path.write_text(text, encoding="latin-1")
@@ -132,7 +170,9 @@ def test_another_kind_of_model_is_refused(folder):
         Denoiser.from_pretrained(str(folder))
     assert isinstance(HKD.from_pretrained(str(folder)), HKD)
     rewrite(folder, model="Oracle")
-    with pytest.raises(ValueError, match="holds a 'Oracle', wanted one of HKD, Denoiser, Classifier"):
+    with pytest.raises(
+        ValueError, match="holds a 'Oracle', wanted one of HKD, Denoiser, Classifier"
+    ):
         load(folder)
     (folder / weights.WEIGHTS).unlink()
     rewrite(folder, model="HKD")
@@ -149,21 +189,30 @@ def bundled(tmp_path, monkeypatch):
     HKD(HKDConfig(TOY)).save_pretrained(root / "hkd-toy")
     Classifier(ClassifierConfig((8, 8, 16))).save_pretrained(root / "features-cifar10")
     listed = [path for path in sorted(root.glob("*/*")) if path.suffix != ".md"]
-    sums = {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in listed}
+    sums = {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in listed
+    }
     (root / weights.MANIFEST).write_text(json.dumps(sums))
     return root
 
 
 def test_a_missing_folder_is_answered_with_the_bundled_names(bundled):
-    with pytest.raises(FileNotFoundError, match=r"hkd-mars: .*bundled are only: features-cifar10, hkd-toy"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"hkd-mars: .*bundled are only: features-cifar10, hkd-toy",
+    ):
         load("hkd-mars")
 
 
 def test_bundled_weights_are_verified_by_the_manifest(bundled):
-    """A whole file with a sound digest of its own is still not the one that was bundled."""
+    """A whole file with a sound digest of its own is still not the one that was
+    bundled.
+    """
     assert isinstance(load("hkd-toy"), HKD)
     path = bundled / "hkd-toy" / weights.WEIGHTS
-    content, tensors = path.read_bytes(), weights.read_tensors(path)[0]
+    content = path.read_bytes()
+    tensors = weights.read_tensors(path)[0]
     weights.write_tensors(path, {k: v + 1 for k, v in tensors.items()})
     with pytest.raises(ValueError, match=re.escape(f"{path}: missing or altered")):
         load("hkd-toy")
@@ -174,7 +223,9 @@ def test_bundled_weights_are_verified_by_the_manifest(bundled):
     altered = rewrite(bundled / "hkd-toy")
     with pytest.raises(ValueError, match=re.escape(f"{altered}: missing or altered")):
         load("hkd-toy")
-    assert isinstance(load(bundled / "hkd-toy"), HKD), "a folder of the user's own is not in the manifest"
+    assert isinstance(load(bundled / "hkd-toy"), HKD), (
+        "a folder of the user's own is not in the manifest"
+    )
 
 
 def test_the_perceptual_distance_verifies_its_classifier(bundled):
@@ -211,7 +262,9 @@ def test_a_full_disk_leaves_the_old_file_and_no_half(tmp_path, monkeypatch):
     assert torch.equal(weights.read_tensors(path)[0]["x"], torch.zeros(3))
 
 
-@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04 an archive", b"not numbers"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x93NUMPY", b"PK\x03\x04 an archive", b"not numbers"]
+)
 def test_samples_that_are_no_array_are_refused(tmp_path, content):
     (tmp_path / "x.npy").write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.npy: not a whole \.npy file"):
@@ -219,13 +272,18 @@ def test_samples_that_are_no_array_are_refused(tmp_path, content):
 
 
 def test_samples_cut_or_of_another_kind_are_refused(tmp_path):
-    path, x = tmp_path / "x.npy", np.arange(5 * 32 * 32 * 3, dtype=np.uint8).reshape(5, 32, 32, 3)
+    path = tmp_path / "x.npy"
+    x = np.arange(5 * 32 * 32 * 3, dtype=np.uint8).reshape(5, 32, 32, 3)
     np.save(path, x)
-    assert torch.equal(evaluation.read_samples(path), torch.from_numpy(x).permute(0, 3, 1, 2))
+    assert torch.equal(
+        evaluation.read_samples(path), torch.from_numpy(x).permute(0, 3, 1, 2)
+    )
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"x\.npy: not a whole"):
         evaluation.read_samples(path)
     for other in (x.astype(np.float32), x[0], x.transpose(0, 3, 1, 2)):
         np.save(path, other)
-        with pytest.raises(ValueError, match=r"x\.npy: .*wanted uint8 \(n, height, width, 3\)"):
+        with pytest.raises(
+            ValueError, match=r"x\.npy: .*wanted uint8 \(n, height, width, 3\)"
+        ):
             evaluation.read_samples(path)

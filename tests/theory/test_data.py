@@ -1,4 +1,6 @@
-"""The order of training is a function of (seed, step); point sets have the moments they claim."""
+"""The order of training is a function of (seed, step); point sets have the moments they
+claim.
+"""
 
 import inspect
 import math
@@ -14,7 +16,9 @@ def draw(seed=0):
 
 
 def stream(n, batch, seed, steps):
-    return torch.cat([data.batch_indices(n, batch, seed, step) for step in range(steps)])
+    return torch.cat(
+        [data.batch_indices(n, batch, seed, step) for step in range(steps)]
+    )
 
 
 @pytest.mark.parametrize("n, batch", [(10, 3), (7, 7), (5, 12), (1, 4), (64, 1)])
@@ -33,10 +37,14 @@ def test_order_differs_between_epochs_and_seeds():
 
 
 def test_every_place_is_equally_likely():
-    n, epochs = 5, 4000
+    n = 5
+    epochs = 4000
     orders = stream(n, n * epochs, seed=7, steps=1).reshape(epochs, n)
-    counts = torch.stack([torch.bincount(place, minlength=n) for place in orders.T]).double()
-    # each count is binomial(epochs, 1/n), deviation 25.3; five of them is a chance of 1e-5 over all 25
+    counts = torch.stack(
+        [torch.bincount(place, minlength=n) for place in orders.T]
+    ).double()
+    # each count is binomial(epochs, 1/n), deviation 25.3; five of them is a chance of
+    # 1e-5 over all 25
     assert (counts - epochs / n).abs().max() < 5 * math.sqrt(epochs / n * (1 - 1 / n))
 
 
@@ -57,7 +65,9 @@ def test_a_caller_cannot_change_the_order():
     assert torch.equal(data.batch_indices(6, 6, 0, 0), before)
 
 
-@pytest.mark.parametrize("wrong", [(0, 1, 0, 0), (5, 0, 0, 0), (5, 1, -1, 0), (5, 1, 0, -1)])
+@pytest.mark.parametrize(
+    "wrong", [(0, 1, 0, 0), (5, 0, 0, 0), (5, 1, -1, 0), (5, 1, 0, -1)]
+)
 def test_wrong_arguments_are_named(wrong):
     with pytest.raises(ValueError, match=r"n=.*batch=.*seed=.*step=.*wanted"):
         data.batch_indices(*wrong)
@@ -112,14 +122,20 @@ def test_checkerboard_fills_the_dark_cells_evenly():
     assert cells.min() == 0 and cells.max() == 3
     assert (cells.sum(1) % 2 == 0).all()
     counts = torch.bincount(cells[:, 0] * 4 + cells[:, 1])
-    assert (counts[counts > 0] - N / 8).abs().max() < 5 * math.sqrt(N / 8) and (counts > 0).sum() == 8
+    assert (counts[counts > 0] - N / 8).abs().max() < 5 * math.sqrt(N / 8) and (
+        counts > 0
+    ).sum() == 8
 
 
 def test_moons_lie_on_two_half_circles():
     x = data.two_moons(1000, draw(), noise=0.0).double()
-    x = x * math.sqrt((0.75 + 0.5625 - 1 / math.pi) / 2) / data.DEVIATION + torch.tensor([0.5, 0.25])
+    x = x * math.sqrt(
+        (0.75 + 0.5625 - 1 / math.pi) / 2
+    ) / data.DEVIATION + torch.tensor([0.5, 0.25])
     upper = (x.norm(dim=1) - 1).abs() + (-x[:, 1]).clamp(min=0)
-    lower = ((x - torch.tensor([1.0, 0.5])).norm(dim=1) - 1).abs() + (x[:, 1] - 0.5).clamp(min=0)
+    lower = ((x - torch.tensor([1.0, 0.5])).norm(dim=1) - 1).abs() + (
+        x[:, 1] - 0.5
+    ).clamp(min=0)
     assert torch.minimum(upper, lower).max() < 1e-5
     assert 400 < (upper < 1e-5).sum() < 600
 
@@ -127,7 +143,8 @@ def test_moons_lie_on_two_half_circles():
 def test_pinwheel_is_the_same_after_a_fifth_of_a_turn():
     x = data.pinwheel(N, draw()).double()
     z = torch.complex(x[:, 0], x[:, 1])
-    # moments E[z^k] vanish unless 5 divides k; the fifth does not, so the arms are there
+    # moments E[z^k] vanish unless 5 divides k; the fifth does not, so the arms are
+    # there
     unit = z / z.abs()
     assert max((unit**k).mean().abs().item() for k in (1, 2, 3, 4)) < 0.01
     assert (unit**5).mean().abs() > 0.3

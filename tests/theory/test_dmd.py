@@ -1,6 +1,9 @@
-"""DMD and EDMD against matrices and spectra that are known, above all non-normal ones."""
+"""DMD and EDMD against matrices and spectra that are known, above all non-normal
+ones.
+"""
 
-from inspect import unwrap  # off with the type checker of the tests, for shapes that it would refuse first
+# off with the type checker of the tests, for shapes that it would refuse first
+from inspect import unwrap
 
 import numpy as np
 import pytest
@@ -20,9 +23,13 @@ from hkd_mini.dmd import (
 
 
 def non_normal(n, seed, complex_data=False):
-    """A stable matrix whose eigenvectors are far from orthogonal: triangular, large off the diagonal."""
+    """A stable matrix whose eigenvectors are far from orthogonal: triangular, large off
+    the diagonal.
+    """
     rng = np.random.default_rng(seed)
-    A = np.triu(rng.normal(size=(n, n)), 1) * 2 + np.diag(rng.uniform(0.3, 1.0, n) * rng.choice([-1, 1], n))
+    A = np.triu(rng.normal(size=(n, n)), 1) * 2 + np.diag(
+        rng.uniform(0.3, 1.0, n) * rng.choice([-1, 1], n)
+    )
     if complex_data:
         A = A * np.exp(1j * rng.uniform(-1, 1, (n, n)))
     Q = np.linalg.qr(rng.normal(size=(n, n)))[0]
@@ -45,26 +52,37 @@ def sort(values):
 @pytest.mark.parametrize("seed", range(5))
 def test_dmd_finds_the_matrix(seed, complex_data):
     A = non_normal(5, seed, complex_data)
-    assert np.linalg.norm(A @ A.conj().T - A.conj().T @ A) > 1  # for a normal A this would mean little
+    # for a normal A this would mean little
+    assert np.linalg.norm(A @ A.conj().T - A.conj().T @ A) > 1
     fit = dmd(*snapshots(A, 33, seed))
-    np.testing.assert_allclose(sort(fit.eigenvalues), sort(np.linalg.eigvals(A)), atol=1e-9)
+    np.testing.assert_allclose(
+        sort(fit.eigenvalues), sort(np.linalg.eigvals(A)), atol=1e-9
+    )
     np.testing.assert_allclose(A @ fit.modes, fit.modes * fit.eigenvalues, atol=1e-9)
-    np.testing.assert_allclose(fit.left.conj().T @ A, fit.eigenvalues[:, None] * fit.left.conj().T, atol=1e-8)
+    np.testing.assert_allclose(
+        fit.left.conj().T @ A, fit.eigenvalues[:, None] * fit.left.conj().T, atol=1e-8
+    )
     np.testing.assert_allclose(fit.left.conj().T @ fit.modes, np.eye(5), atol=1e-9)
-    np.testing.assert_allclose(fit.modes * fit.eigenvalues @ fit.left.conj().T, A, atol=1e-9)
+    np.testing.assert_allclose(
+        fit.modes * fit.eigenvalues @ fit.left.conj().T, A, atol=1e-9
+    )
     assert (np.diff(abs(fit.eigenvalues)) < 1e-9).all()
 
 
 def test_dmd_wide_data_of_low_rank():
-    # 3 modes in 40 dimensions from 9 pairs: modes stay biorthogonal, forecasts exact from the first step on
+    # 3 modes in 40 dimensions from 9 pairs: modes stay biorthogonal, forecasts exact
+    # from the first step on
     rng = np.random.default_rng(0)
-    A, embed = non_normal(3, 1), rng.normal(size=(40, 3))
+    A = non_normal(3, 1)
+    embed = rng.normal(size=(40, 3))
     path = [rng.normal(size=3)]
     for _ in range(9):
         path.append(A @ path[-1])
     x = np.stack(path) @ embed.T
     fit = dmd(x, rank=3, dt=0.5)
-    np.testing.assert_allclose(sort(fit.eigenvalues), sort(np.linalg.eigvals(A)), atol=1e-6)
+    np.testing.assert_allclose(
+        sort(fit.eigenvalues), sort(np.linalg.eigvals(A)), atol=1e-6
+    )
     np.testing.assert_allclose(fit.left.conj().T @ fit.modes, np.eye(3), atol=1e-8)
     steps = np.array([0.0, 0.5, 1.0, 4.5])
     np.testing.assert_allclose(forecast(fit, x[0], steps), x[[0, 1, 2, 9]], atol=1e-6)
@@ -76,8 +94,11 @@ def test_forecast_keeps_batch_shapes_and_needs_the_left_eigenvectors():
     x, y = snapshots(A, 20, 0)
     fit = dmd(x, y)
     batch = x[:6].reshape(2, 3, 4)
-    np.testing.assert_allclose(forecast(fit, batch, np.array([2.0]))[0], batch @ A.T @ A.T, atol=1e-8)
-    wrong = ((x @ fit.modes.conj()) * fit.eigenvalues) @ fit.modes.T  # what "modes are orthogonal" would give
+    np.testing.assert_allclose(
+        forecast(fit, batch, np.array([2.0]))[0], batch @ A.T @ A.T, atol=1e-8
+    )
+    # what "modes are orthogonal" would give
+    wrong = ((x @ fit.modes.conj()) * fit.eigenvalues) @ fit.modes.T
     assert abs(wrong - y).max() > 0.1
 
 
@@ -86,7 +107,11 @@ def test_a_dead_direction_has_eigenvalue_zero_and_a_projected_mode():
     fit = dmd(*snapshots(A, 12, 0))
     np.testing.assert_allclose(fit.eigenvalues, [0.9, 0], atol=1e-14)
     np.testing.assert_allclose(fit.left.conj().T @ fit.modes, np.eye(2), atol=1e-12)
-    np.testing.assert_allclose(forecast(fit, np.ones(2), np.arange(3)), [[1, 1], [0.9, 0], [0.81, 0]], atol=1e-12)
+    np.testing.assert_allclose(
+        forecast(fit, np.ones(2), np.arange(3)),
+        [[1, 1], [0.9, 0], [0.81, 0]],
+        atol=1e-12,
+    )
 
 
 METHODS = ["forward-backward", "total-least-squares"]
@@ -99,13 +124,19 @@ def test_without_noise_every_method_finds_the_matrix(seed, method, complex_data)
     A = non_normal(4, seed, complex_data)
     x, y = snapshots(A, 33, seed)
     fit = dmd(x, y, rank=4, method=method)
-    np.testing.assert_allclose(sort(fit.eigenvalues), sort(np.linalg.eigvals(A)), atol=1e-9)
-    np.testing.assert_allclose(fit.modes * fit.eigenvalues @ fit.left.conj().T, A, atol=1e-8)
+    np.testing.assert_allclose(
+        sort(fit.eigenvalues), sort(np.linalg.eigvals(A)), atol=1e-9
+    )
+    np.testing.assert_allclose(
+        fit.modes * fit.eigenvalues @ fit.left.conj().T, A, atol=1e-8
+    )
     np.testing.assert_allclose(fit.left.conj().T @ fit.modes, np.eye(4), atol=1e-9)
 
 
 def noisy_path(seed, noise=0.15, count=500):
-    """An undamped rotation by 0.4 a step in four sensors, with noise on every snapshot."""
+    """An undamped rotation by 0.4 a step in four sensors, with noise on every
+    snapshot.
+    """
     rng = np.random.default_rng(seed)
     k = np.arange(count)
     waves = np.stack([np.cos(0.4 * k), np.sin(0.4 * k)], -1)
@@ -114,11 +145,15 @@ def noisy_path(seed, noise=0.15, count=500):
 
 
 def test_noise_pulls_least_squares_in_by_the_predicted_factor_and_the_cures_push_back():
-    noise, mean = 0.15, {}
+    noise = 0.15
+    mean = {}
     for method in ["least-squares", *METHODS]:
-        fits = [dmd(noisy_path(seed, noise), rank=2, method=method) for seed in range(20)]
+        fits = [
+            dmd(noisy_path(seed, noise), rank=2, method=method) for seed in range(20)
+        ]
         mean[method] = np.mean([abs(fit.eigenvalues) for fit in fits])
-    # Dawson et al. 2016: |lambda| shrinks by 1 / (1 + noise power / signal power in each direction, here 1/2)
+    # Dawson et al. 2016: |lambda| shrinks by 1 / (1 + noise power / signal power in
+    # each direction, here 1/2)
     assert mean["least-squares"] == pytest.approx(1 / (1 + noise**2 / 0.5), abs=2e-3)
     for method in METHODS:
         assert abs(mean[method] - 1) < 2e-3, method
@@ -127,22 +162,29 @@ def test_noise_pulls_least_squares_in_by_the_predicted_factor_and_the_cures_push
 def test_a_negative_eigenvalue_survives_the_square_root():
     A = np.diag([-0.9, 0.5, -0.2])
     fit = dmd(*snapshots(A, 20, 0), method="forward-backward")
-    np.testing.assert_allclose(np.sort(fit.eigenvalues.real), [-0.9, -0.2, 0.5], atol=1e-10)
+    np.testing.assert_allclose(
+        np.sort(fit.eigenvalues.real), [-0.9, -0.2, 0.5], atol=1e-10
+    )
 
 
 def test_delays_show_a_standing_wave_whole():
-    wave = np.cos(0.3 * np.arange(60))[:, None]  # one sensor: rank one, though the motion has two dimensions
+    # one sensor: rank one, though the motion has two dimensions
+    wave = np.cos(0.3 * np.arange(60))[:, None]
     assert abs(dmd(wave).eigenvalues.imag).max() == 0
     windows = delays(wave, 2)
     assert windows.shape == (59, 2) and (windows[7] == wave[7:9, 0]).all()
-    np.testing.assert_allclose(np.sort(dmd(windows).rates.imag), [-0.3, 0.3], atol=1e-10)
+    np.testing.assert_allclose(
+        np.sort(dmd(windows).rates.imag), [-0.3, 0.3], atol=1e-10
+    )
     two = np.arange(12.0).reshape(6, 2)
     np.testing.assert_array_equal(delays(two, 3)[1], [2, 3, 4, 5, 6, 7])
 
 
 def test_the_sech_pair():
-    # Kutz, Brunton, Brunton & Proctor 2016, section 1.4: two modes, 2.3 and 2.8 radians per second
-    position, time = np.linspace(-5, 5, 400), np.linspace(0, 4 * np.pi, 200)
+    # Kutz, Brunton, Brunton & Proctor 2016, section 1.4: two modes, 2.3 and 2.8 radians
+    # per second
+    position = np.linspace(-5, 5, 400)
+    time = np.linspace(0, 4 * np.pi, 200)
     bump = 1 / np.cosh(position + 3)
     pair = 2 / np.cosh(position) * np.tanh(position)
     x = bump * np.exp(2.3j * time)[:, None] + pair * np.exp(2.8j * time)[:, None]
@@ -156,13 +198,20 @@ def test_optimal_rank_finds_what_stands_above_the_noise():
     for count, n in [(80, 300), (200, 200), (500, 40)]:
         signal = rng.normal(size=(count, 5)) @ rng.normal(size=(5, n))
         s = np.linalg.svd(signal + 0.5 * rng.normal(size=(count, n)), compute_uv=False)
-        assert optimal_rank(s, (count, n)) == optimal_rank(s, (count, n), noise=0.5) == 5
+        assert (
+            optimal_rank(s, (count, n)) == optimal_rank(s, (count, n), noise=0.5) == 5
+        )
         pure = np.linalg.svd(rng.normal(size=(count, n)), compute_uv=False)
-        assert optimal_rank(pure, (count, n)) == optimal_rank(pure, (count, n), noise=1.0) == 0
+        assert (
+            optimal_rank(pure, (count, n))
+            == optimal_rank(pure, (count, n), noise=1.0)
+            == 0
+        )
 
 
 def test_optimal_threshold_is_the_published_one():
-    # Gavish & Donoho 2014: 4 / sqrt(3) sqrt(n) sigma for a square matrix, and omega(1) = 2.858, omega(0.5) = 2.1711
+    # Gavish & Donoho 2014: 4 / sqrt(3) sqrt(n) sigma for a square matrix, and omega(1)
+    # = 2.858, omega(0.5) = 2.1711
     edge = 4 / np.sqrt(3) * np.sqrt(9) * 2.0
     s = np.array([edge * 1.001, edge * 0.999] + [1.0] * 7)
     assert optimal_rank(s, (9, 9), noise=2.0) == 1
@@ -178,11 +227,16 @@ def test_gaussians():
 
 
 def test_kernel_edmd_is_edmd_on_radial_functions():
-    # Williams, Rowley & Kevrekidis 2015: eigenvalues of G^+ A with the Gram matrices of the kernel alone
-    x, y = systems.snapshot_pairs(systems.duffing(), 40, 0.25, (-1.5, [1.5, 1.5]), np.random.default_rng(0))
+    # Williams, Rowley & Kevrekidis 2015: eigenvalues of G^+ A with the Gram matrices of
+    # the kernel alone
+    x, y = systems.snapshot_pairs(
+        systems.duffing(), 40, 0.25, (-1.5, [1.5, 1.5]), np.random.default_rng(0)
+    )
     kernel = lambda a, b: np.exp(-((a[:, None] - b[None]) ** 2).sum(-1) / 2)
     ours = edmd(x, y, gaussians(x, 1.0), rank=12)
-    U, s, Vh = np.linalg.svd(kernel(x, x) / np.linalg.norm(kernel(x, x), axis=0), full_matrices=False)
+    U, s, Vh = np.linalg.svd(
+        kernel(x, x) / np.linalg.norm(kernel(x, x), axis=0), full_matrices=False
+    )
     scaled = kernel(y, x) / np.linalg.norm(kernel(x, x), axis=0)
     theirs = np.linalg.eigvals(U[:, :12].T @ scaled @ Vh[:12].T / s[:12])
     np.testing.assert_allclose(sort(ours.eigenvalues), sort(theirs), atol=1e-7)
@@ -190,7 +244,9 @@ def test_kernel_edmd_is_edmd_on_radial_functions():
 
 def test_continuous_rates_of_the_slow_manifold_by_edmd():
     slow = systems.slow_manifold()
-    x, y = systems.snapshot_pairs(slow, 60, 0.25, (-2, [2, 2]), np.random.default_rng(0))
+    x, y = systems.snapshot_pairs(
+        slow, 60, 0.25, (-2, [2, 2]), np.random.default_rng(0)
+    )
     fit = edmd(x, y, slow.lift, dt=0.25)
     np.testing.assert_allclose(np.sort(fit.rates.real), [-1, -0.2, -0.1], atol=1e-8)
     np.testing.assert_allclose(fit.rates.imag, 0, atol=1e-8)
@@ -200,17 +256,25 @@ def test_continuous_rates_of_the_slow_manifold_by_edmd():
 
 
 def step(A, h):  # the Taylor series of exp(A h): an exponential that is not scipy's
-    return sum(np.linalg.matrix_power(A * h, k) / np.prod(np.arange(1.0, k + 1)) for k in range(14))
+    return sum(
+        np.linalg.matrix_power(A * h, k) / np.prod(np.arange(1.0, k + 1))
+        for k in range(14)
+    )
 
 
 def test_edmd_on_a_linear_map_gives_the_products_of_its_eigenvalues():
-    J = np.array([[0.9, -0.1], [0.0, 0.8]])  # Williams et al. 2015: the Koopman eigenvalues are .9^i .8^j
+    # Williams et al. 2015: the Koopman eigenvalues are .9^i .8^j
+    J = np.array([[0.9, -0.1], [0.0, 0.8]])
     x, y = snapshots(J, 101, 0)
     fit = edmd(x, y, monomials(2, 4))
     expected = np.array([0.9**i * 0.8**j for i in range(5) for j in range(5 - i)])
-    np.testing.assert_allclose(np.sort(fit.eigenvalues.real), np.sort(expected), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        np.sort(fit.eigenvalues.real), np.sort(expected), rtol=0, atol=1e-12
+    )
     np.testing.assert_allclose(fit.eigenvalues.imag, 0, atol=1e-12)
-    assert fit.residuals.max() < 1e-9 and residuals(fit, *snapshots(J, 50, 9)).max() < 1e-8
+    assert (
+        fit.residuals.max() < 1e-9 and residuals(fit, *snapshots(J, 50, 9)).max() < 1e-8
+    )
 
 
 def test_edmd_eigenvectors_modes_and_scale():
@@ -218,34 +282,50 @@ def test_edmd_eigenvectors_modes_and_scale():
     x, y = snapshots(J, 60, 1)
     fit = edmd(x, y, monomials(2, 3))
     np.testing.assert_allclose(fit.left.conj().T @ fit.right, np.eye(10), atol=1e-9)
-    np.testing.assert_allclose(fit.matrix @ fit.right, fit.right * fit.eigenvalues, atol=1e-9)
-    np.testing.assert_allclose(fit.matrix, fit.right * fit.eigenvalues @ fit.left.conj().T, atol=1e-9)
+    np.testing.assert_allclose(
+        fit.matrix @ fit.right, fit.right * fit.eigenvalues, atol=1e-9
+    )
+    np.testing.assert_allclose(
+        fit.matrix, fit.right * fit.eigenvalues @ fit.left.conj().T, atol=1e-9
+    )
     phi = eigenfunctions(fit, x)
     np.testing.assert_allclose(np.mean(abs(phi) ** 2, 0), 1, atol=1e-12)
     np.testing.assert_allclose(phi @ fit.modes, x, atol=1e-9)
-    np.testing.assert_allclose(eigenfunctions(fit, x @ J.T @ J.T), phi * fit.eigenvalues**2, atol=1e-8)
+    np.testing.assert_allclose(
+        eigenfunctions(fit, x @ J.T @ J.T), phi * fit.eigenvalues**2, atol=1e-8
+    )
 
 
 def test_edmd_equals_the_normal_equations():
     duffing = systems.duffing()
-    x, y = systems.snapshot_pairs(duffing, 300, 0.25, (-2, [2, 2]), np.random.default_rng(2))
+    x, y = systems.snapshot_pairs(
+        duffing, 300, 0.25, (-2, [2, 2]), np.random.default_rng(2)
+    )
     psi = monomials(2, 3)
     fit = edmd(x, y, psi)
-    G, A = psi(x).T @ psi(x), psi(x).T @ psi(y)  # Williams et al. 2015, eqs 12 and 13
+    G = psi(x).T @ psi(x)  # Williams et al. 2015, eq 12
+    A = psi(x).T @ psi(y)  # eq 13
     np.testing.assert_allclose(fit.matrix, np.linalg.solve(G, A), atol=1e-9)
 
 
 def test_residuals_tell_true_from_spurious():
-    # Cubic monomials on Duffing are not invariant: the constant is exact, the others are not.
+    # Cubic monomials on Duffing are not invariant: the constant is exact, the others
+    # are not.
     duffing = systems.duffing()
-    x, y = systems.snapshot_pairs(duffing, 400, 0.25, (-2, [2, 2]), np.random.default_rng(3))
+    x, y = systems.snapshot_pairs(
+        duffing, 400, 0.25, (-2, [2, 2]), np.random.default_rng(3)
+    )
     fit = edmd(x, y, monomials(2, 3), dt=0.25)
     one = np.argmin(abs(fit.eigenvalues - 1))
     assert fit.residuals[one] < 1e-10
     assert np.delete(fit.residuals, one).min() > 1e-2
-    # the definition, by quadratic forms (Colbrook & Townsend 2024): res^2 = g*(L - ..)g / g*Gg
-    px, py = monomials(2, 3)(x), monomials(2, 3)(y)
-    G, A, L = px.T @ px, px.T @ py, py.T @ py
+    # the definition, by quadratic forms (Colbrook & Townsend 2024): res^2 = g*(L - ..)g
+    # / g*Gg
+    px = monomials(2, 3)(x)
+    py = monomials(2, 3)(y)
+    G = px.T @ px
+    A = px.T @ py
+    L = py.T @ py
     for lam, g, res in zip(fit.eigenvalues, fit.right.T, fit.residuals):
         form = L - lam * A.T - lam.conj() * A + abs(lam) ** 2 * G
         ratio = (g.conj() @ form @ g).real / (g.conj() @ G @ g).real
@@ -256,14 +336,17 @@ def test_dmd_residuals_vanish_for_linear_data_only():
     A = non_normal(4, 3)
     x, y = snapshots(A, 30, 0)
     assert residuals(dmd(x, y), x, y).max() < 1e-9
-    pairs = systems.snapshot_pairs(systems.duffing(), 200, 0.25, (-2, [2, 2]), np.random.default_rng(0))
+    pairs = systems.snapshot_pairs(
+        systems.duffing(), 200, 0.25, (-2, [2, 2]), np.random.default_rng(0)
+    )
     assert residuals(dmd(*pairs), *pairs).max() > 0.1
 
 
 def test_truncated_edmd_keeps_the_strong_directions():
     slow = systems.slow_manifold()
     x, y = systems.snapshot_pairs(slow, 80, 0.5, (-1, [1, 1]), np.random.default_rng(0))
-    doubled = lambda s: np.concatenate([slow.lift(s), slow.lift(s)], -1)  # six functions of rank three
+    # six functions of rank three
+    doubled = lambda s: np.concatenate([slow.lift(s), slow.lift(s)], -1)
     with pytest.raises(ValueError, match="rank 3"):
         edmd(x, y, doubled)
     fit = edmd(x, y, doubled, rank=3, dt=0.5)
@@ -273,7 +356,9 @@ def test_truncated_edmd_keeps_the_strong_directions():
 
 def test_monomials():
     psi = monomials(2, 2)
-    np.testing.assert_array_equal(psi.exponents, [[0, 0], [1, 0], [0, 1], [2, 0], [1, 1], [0, 2]])
+    np.testing.assert_array_equal(
+        psi.exponents, [[0, 0], [1, 0], [0, 1], [2, 0], [1, 1], [0, 2]]
+    )
     x = np.array([[[2.0, 3.0]]])
     np.testing.assert_array_equal(psi(x), [[[1, 2, 3, 4, 6, 9]]])
     assert len(monomials(3, 4).exponents) == 35 and len(monomials(1, 0).exponents) == 1
@@ -297,9 +382,15 @@ GOOD = np.random.default_rng(0).normal(size=(9, 2))
         (lambda: edmd(GOOD, GOOD, monomials(2, 4)), "rank 9"),
         (lambda: edmd(GOOD, GOOD, lambda x: 0 * x), "zero everywhere"),
         (lambda: dmd(GOOD, method="ridge"), "'ridge': one of least-squares"),
-        (lambda: dmd(GOOD, method="total-least-squares"), "rank between 1 and the 8 pairs, got None"),
+        (
+            lambda: dmd(GOOD, method="total-least-squares"),
+            "rank between 1 and the 8 pairs, got None",
+        ),
         (lambda: dmd(GOOD, method="total-least-squares", rank=9), "got 9"),
-        (lambda: dmd(GOOD[:4], 0 * GOOD[:4], method="forward-backward"), "backward fit is singular"),
+        (
+            lambda: dmd(GOOD[:4], 0 * GOOD[:4], method="forward-backward"),
+            "backward fit is singular",
+        ),
         (lambda: edmd(np.ones((9, 2)), np.ones((9, 2)), monomials(2, 1)), "rank 1"),
         (lambda: delays(GOOD, 10), "count 10"),
         (lambda: unwrap(delays)(GOOD[:, 0], 2), r"shape \(9,\)"),

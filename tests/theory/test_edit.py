@@ -1,4 +1,6 @@
-"""Editing: identities to the bit, mixes that commute with the evolution, regions, what is known comes back."""
+"""Editing: identities to the bit, mixes that commute with the evolution, regions, what
+is known comes back.
+"""
 
 import pytest
 import torch
@@ -31,7 +33,9 @@ def noise(*shape, seed=2):
 
 @torch.no_grad()
 def both(model, t, n=3):
-    return model.encode(SIGMA_MAX * noise(n), t), model.encode(SIGMA_MAX * noise(n, seed=5), t)
+    return model.encode(SIGMA_MAX * noise(n), t), model.encode(
+        SIGMA_MAX * noise(n, seed=5), t
+    )
 
 
 def middle(model):
@@ -43,11 +47,16 @@ def test_no_mixing_is_the_identity_and_full_mixing_the_reference(model):
     assert all(torch.equal(z, w) for z, w in zip(edit.inject(a, b, ratio=0.0), a))
     assert all(torch.equal(z, w) for z, w in zip(edit.inject(a, b, ratio=1.0), b))
     nowhere = torch.zeros(8, 8)
-    assert all(torch.equal(z, w) for z, w in zip(edit.inject(a, b, ratio=1.0, region=nowhere), a))
+    assert all(
+        torch.equal(z, w)
+        for z, w in zip(edit.inject(a, b, ratio=1.0, region=nowhere), a)
+    )
     same = edit.inject(a, a, ratio=0.3)
     assert all(torch.equal(z, w) for z, w in zip(same, a))
     x = edit.edited(model, noise(3), pictures(3), middle(model), ratio=0.0)
-    plain = model.evolve(model.evolve(a, model.clock.T, middle(model)), middle(model), model.clock.eps)
+    plain = model.evolve(
+        model.evolve(a, model.clock.T, middle(model)), middle(model), model.clock.eps
+    )
     with torch.no_grad():
         assert torch.equal(x, model.decode(plain))
 
@@ -56,49 +65,67 @@ def test_only_the_band_and_the_region_change(model):
     a, b = both(model, model.clock.T)
     bands = band_masks(spectrum(model), 3)
     one = [m[1] for m in bands]
-    for z, mixed, other, mask in zip(a, edit.inject(a, b, one, 0.4, edit.lower_half(8)), b, one):
+    for z, mixed, other, mask in zip(
+        a, edit.inject(a, b, one, 0.4, edit.lower_half(8)), b, one
+    ):
         h = z.shape[2]
         inside = mask.repeat(2, 1, 1) & (torch.arange(h) >= h // 2)[:, None]
         assert torch.equal(mixed[:, ~inside], z[:, ~inside])
         torch.testing.assert_close(mixed[:, inside], (0.6 * z + 0.4 * other)[:, inside])
     whole = edit.inject(a, b, None, 0.4)
     in_turn = a
-    for band in range(3):  # bands are disjoint: one after another is all at once, the frequency-agnostic mix
+    # bands are disjoint: one after another is all at once, the frequency-agnostic mix
+    for band in range(3):
         in_turn = edit.inject(in_turn, b, [m[band] for m in bands], 0.4)
     assert all(torch.equal(z, w) for z, w in zip(whole, in_turn))
     alone = edit.inject(a, b, [None] * (len(a) - 1) + [one[-1]], 1.0)
-    assert all(torch.equal(z, w) for z, w in zip(alone[:-1], a)) and not torch.equal(alone[-1], a[-1])
+    assert all(torch.equal(z, w) for z, w in zip(alone[:-1], a)) and not torch.equal(
+        alone[-1], a[-1]
+    )
 
 
 def test_a_mix_commutes_with_the_evolution(model):
-    T, t, eps = model.clock.T, middle(model), model.clock.eps
+    T = model.clock.T
+    t = middle(model)
+    eps = model.clock.eps
     a, b = both(model, T)
     band = [m[0] for m in band_masks(spectrum(model), 3)]
     with torch.no_grad():
         before = model.evolve(edit.inject(a, b, band, 0.7, edit.lower_left(8)), T, t)
-        after = edit.inject(model.evolve(a, T, t), model.evolve(b, T, t), band, 0.7, edit.lower_left(8))
+        after = edit.inject(
+            model.evolve(a, T, t), model.evolve(b, T, t), band, 0.7, edit.lower_left(8)
+        )
         for z, w in zip(before, after):
             torch.testing.assert_close(z, w, rtol=1e-4, atol=1e-5)
         # so the time of an edit matters through the encoding of the reference alone
-        late = model.decode(edit.inject(model.evolve(a, T, eps), model.evolve(b, T, eps), band, 0.7))
+        late = model.decode(
+            edit.inject(model.evolve(a, T, eps), model.evolve(b, T, eps), band, 0.7)
+        )
         early = model.decode(model.evolve(edit.inject(a, b, band, 0.7), T, eps))
     torch.testing.assert_close(late, early, rtol=1e-3, atol=1e-4)
 
 
 def test_one_reference_for_many(model):
     x = edit.edited(model, noise(3), pictures(1), middle(model), ratio=0.5)
-    each = edit.edited(model, noise(3), pictures(1).expand(3, -1, -1, -1), middle(model), ratio=0.5)
+    each = edit.edited(
+        model, noise(3), pictures(1).expand(3, -1, -1, -1), middle(model), ratio=0.5
+    )
     assert x.shape == (3, 3, 8, 8)
     torch.testing.assert_close(x, each)
 
 
 def test_noised_is_on_the_path(model):
-    x0, n, t = pictures(2), noise(2), middle(model)
-    assert torch.equal(edit.noised(model, x0, n, t), x0 + float(model.clock.sigma(t)) * n)
+    x0 = pictures(2)
+    n = noise(2)
+    t = middle(model)
+    assert torch.equal(
+        edit.noised(model, x0, n, t), x0 + float(model.clock.sigma(t)) * n
+    )
 
 
 def test_interpolation_ends_at_both_seeds(model):
-    a, b = noise(2), noise(2, seed=6)
+    a = noise(2)
+    b = noise(2, seed=6)
     between = edit.interpolate(model, a, b, torch.tensor([0.0, 0.5, 1.0]))
     assert between.shape == (3, 2, 3, 8, 8)
     for x, n in zip(between[::2], (a, b)):
@@ -106,7 +133,11 @@ def test_interpolation_ends_at_both_seeds(model):
 
 
 def test_regions():
-    assert edit.lower_left(4).sum() == 10 and edit.lower_left(4)[3, 0] == 1 and edit.lower_left(4)[0, 3] == 0
+    assert (
+        edit.lower_left(4).sum() == 10
+        and edit.lower_left(4)[3, 0] == 1
+        and edit.lower_left(4)[0, 3] == 0
+    )
     assert edit.lower_half(5).sum(1).tolist() == [0, 0, 5, 5, 5]
     quarter = torch.zeros(8, 8)
     quarter[:3, :4] = 1
@@ -138,14 +169,19 @@ def test_what_does_not_fit(model):
 def test_inpainting_keeps_what_is_known_and_reads_nothing_else(model, batch):
     known = torch.ones(8, 8, dtype=torch.bool)
     known[2:6, 2:6] = False
-    image, sigmas = pictures(batch), karras_sigmas(4)[:-1]
+    image = pictures(batch)
+    sigmas = karras_sigmas(4)[:-1]
     filled = edit.inpaint(model, image, known, noise(4, batch), sigmas)
     assert torch.equal(filled[..., known], image[..., known])
     assert filled.shape == image.shape and filled.abs().max() <= 1
     other = torch.where(known, image, torch.full_like(image, 0.9))
-    assert torch.equal(edit.inpaint(model, other, known, noise(4, batch), sigmas), filled)
+    assert torch.equal(
+        edit.inpaint(model, other, known, noise(4, batch), sigmas), filled
+    )
     holed = torch.where(known, image, torch.full_like(image, float("nan")))
-    assert torch.equal(edit.inpaint(model, holed, known, noise(4, batch), sigmas), filled)
+    assert torch.equal(
+        edit.inpaint(model, holed, known, noise(4, batch), sigmas), filled
+    )
 
 
 def test_colours_keep_the_brightness(model):

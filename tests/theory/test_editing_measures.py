@@ -1,4 +1,6 @@
-"""What benchmarks/editing.py measures with: parts of a change add up, controls of equal change are equal."""
+"""What benchmarks/editing.py measures with: parts of a change add up, controls of equal
+change are equal.
+"""
 
 import importlib
 from pathlib import Path
@@ -25,12 +27,16 @@ def pictures(n, seed):
 
 
 def test_a_change_is_the_sum_of_its_parts(editing):
-    before, after = pictures(5, 0), pictures(5, 1)
+    before = pictures(5, 0)
+    after = pictures(5, 1)
     total, low, low8 = editing.change(after, before)
     torch.testing.assert_close(total, (after - before).square().mean((1, 2, 3)))
     assert (low < low8).all() and (low8 < total).all()
-    rings = radial_power(after - before).mean(1)  # rings from 1; what is missing is the mean
-    torch.testing.assert_close(low, rings[:, :4].sum(1) + (after - before).mean((2, 3)).square().mean(1))
+    # rings from 1; what is missing is the mean
+    rings = radial_power(after - before).mean(1)
+    torch.testing.assert_close(
+        low, rings[:, :4].sum(1) + (after - before).mean((2, 3)).square().mean(1)
+    )
 
 
 def test_low_frequencies_are_what_they_are_called(editing):
@@ -38,14 +44,20 @@ def test_low_frequencies_are_what_they_are_called(editing):
     for cycles, where in ((3, 1.0), (4, 1.0), (6, 0.0)):
         wave = (cycles * axis).cos().expand(1, 3, 32, 32)
         total, low, low8 = editing.change(wave, torch.zeros_like(wave))
-        torch.testing.assert_close(low / total, torch.tensor([where]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            low / total, torch.tensor([where]), atol=1e-5, rtol=0
+        )
         torch.testing.assert_close(low8, total)
 
 
 def test_the_control_of_equal_change_changes_as_much(editing):
     grid = editing.GRID
-    control = torch.stack([grid**2 * 3, grid**2, grid**2 * 2], 1)[..., None].expand(-1, -1, 4)  # (grid, 3, pairs)
-    total = torch.tensor([0.0, 0.031, 1.2, 5.0])  # the last is more than all modes can do
+    # (grid, 3, pairs)
+    control = torch.stack([grid**2 * 3, grid**2, grid**2 * 2], 1)[..., None].expand(
+        -1, -1, 4
+    )
+    # the last is more than all modes can do
+    total = torch.tensor([0.0, 0.031, 1.2, 5.0])
     equal, ratios = editing.at_equal_change(control, total)
     torch.testing.assert_close(equal[0], total.clamp(max=3.0))
     torch.testing.assert_close(equal[1], equal[0] / 3)
@@ -53,7 +65,10 @@ def test_the_control_of_equal_change_changes_as_much(editing):
 
 
 def test_dealing_keeps_how_many(editing):
-    masks = [torch.rand(4, 2, 2, generator=torch.Generator().manual_seed(k)) < 0.3 for k in range(3)]
+    masks = [
+        torch.rand(4, 2, 2, generator=torch.Generator().manual_seed(k)) < 0.3
+        for k in range(3)
+    ]
     dealt = editing.dealt(masks)
     assert [m.sum() for m in dealt] == [m.sum() for m in masks]
     assert any(not torch.equal(a, b) for a, b in zip(dealt, masks))

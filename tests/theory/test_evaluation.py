@@ -1,4 +1,6 @@
-"""Samples are a function of the seed, and a sheet shows each picture where it belongs."""
+"""Samples are a function of the seed, and a sheet shows each picture where it
+belongs.
+"""
 
 import numpy as np
 import torch
@@ -10,7 +12,9 @@ from hkd_mini.networks import MLPConfig, UNetConfig
 from hkd_mini.schedule import SIGMA_MAX
 from hkd_mini.teacher import Denoiser
 
-SMALL = UNetConfig(resolution=8, channels=16, mult=(1,), blocks=1, attention=(), labels=3)
+SMALL = UNetConfig(
+    resolution=8, channels=16, mult=(1,), blocks=1, attention=(), labels=3
+)
 
 
 def test_samples_do_not_depend_on_the_batch():
@@ -26,14 +30,17 @@ def test_points_come_as_the_model_gives_them():
     noise = torch.randn(7, 2, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         states = model.encode(SIGMA_MAX * noise, model.clock.T)
-        assert torch.allclose(draw(model, 7, seed=1), model.decode(states), atol=1e-6)  # A is 0
+        # A is 0
+        assert torch.allclose(draw(model, 7, seed=1), model.decode(states), atol=1e-6)
 
 
 def test_labels_are_used():
     model = HKD(HKDConfig(SMALL))
     for weight in model.parameters():  # as initialised, the blocks are all but silent
         torch.nn.init.normal_(weight, std=0.1)
-    zero, one = (draw(model.eval(), 4, seed=0, labels=torch.full((4,), k)) for k in (0, 1))
+    zero, one = (
+        draw(model.eval(), 4, seed=0, labels=torch.full((4,), k)) for k in (0, 1)
+    )
     assert not torch.equal(zero, one)
 
 
@@ -43,5 +50,7 @@ def test_a_sheet_holds_every_picture():
     assert page.shape == (9, 20, 3) and page.dtype == np.uint8
     for k, picture in enumerate(to_uint8(x)):
         i, j = divmod(k, 3)
-        assert np.array_equal(page[5 * i : 5 * i + 4, 7 * j : 7 * j + 6], picture.permute(1, 2, 0))
+        assert np.array_equal(
+            page[5 * i : 5 * i + 4, 7 * j : 7 * j + 6], picture.permute(1, 2, 0)
+        )
     assert (page[4] == PAPER).all() and (page[5:, 14:] == PAPER).all()

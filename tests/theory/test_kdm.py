@@ -1,4 +1,6 @@
-"""KDM: eigenvalues that are those of the applied matrix, losses by hand, presets at full width, a critic."""
+"""KDM: eigenvalues that are those of the applied matrix, losses by hand, presets at
+full width, a critic.
+"""
 
 import copy
 
@@ -45,7 +47,9 @@ def test_the_shown_eigenvalues_are_those_of_the_applied_matrix(n):
     found = torch.linalg.eigvals(applied.T.double())
     assert match(found, operator.eigenvalues()) < 1e-5
     assert operator.eigenvalues().abs().max() < 1
-    torch.testing.assert_close(applied.T, operator.matrix().detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        applied.T, operator.matrix().detach(), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_dense_starts_as_the_identity_and_shows_its_spectrum():
@@ -54,34 +58,61 @@ def test_dense_starts_as_the_identity_and_shows_its_spectrum():
     assert torch.equal(operator(z), z)
     operator.K.data.normal_()
     applied = (operator(torch.eye(5)) - operator.bias).T
-    assert match(torch.linalg.eigvals(applied.detach().double()), operator.eigenvalues()) < 1e-5
+    assert (
+        match(torch.linalg.eigvals(applied.detach().double()), operator.eigenvalues())
+        < 1e-5
+    )
 
 
-@pytest.mark.parametrize("config", [
-    KDMConfig(POINTS),
-    KDMConfig(POINTS, "decomposed"),
-    KDMConfig(SMALL),
-    KDMConfig(SMALL, "decomposed", project=10),
-    KDMConfig(UNetConfig(resolution=8, channels=8, mult=(1, 2), blocks=1, attention=(), patch=2, labels=3)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        KDMConfig(POINTS),
+        KDMConfig(POINTS, "decomposed"),
+        KDMConfig(SMALL),
+        KDMConfig(SMALL, "decomposed", project=10),
+        KDMConfig(
+            UNetConfig(
+                resolution=8,
+                channels=8,
+                mult=(1, 2),
+                blocks=1,
+                attention=(),
+                patch=2,
+                labels=3,
+            )
+        ),
+    ],
+)
 def test_shapes_and_the_way_through(config, tmp_path):
     torch.manual_seed(0)
-    model, shape = KDM(config).eval(), config.network.shape
+    model = KDM(config).eval()
+    shape = config.network.shape
     labels = torch.tensor([0, 2, 1]) if config.network.labels else None
     noise = torch.randn(3, *shape)
     z = model.encode_noise(SIGMA_MAX * noise, labels)
-    assert z.shape == (3, config.latent) and model.encode(noise, labels).shape == z.shape
+    assert (
+        z.shape == (3, config.latent) and model.encode(noise, labels).shape == z.shape
+    )
     x = model.decode(model.push(z, labels), labels)
     sampled = model.sample(noise, labels)
-    assert x.shape == noise.shape and torch.equal(sampled, x if len(shape) == 1 else x.clamp(-1, 1))
+    assert x.shape == noise.shape and torch.equal(
+        sampled, x if len(shape) == 1 else x.clamp(-1, 1)
+    )
     torch.testing.assert_close(model(SIGMA_MAX * noise, SIGMA_MAX, labels), x)
     model.save_pretrained(tmp_path)
     again = KDM.from_folder(tmp_path)
     assert again.config == config
-    torch.testing.assert_close(again.sample(noise, labels), sampled, rtol=0.1, atol=0.05)  # stored in half precision
+    # stored in half precision
+    torch.testing.assert_close(
+        again.sample(noise, labels), sampled, rtol=0.1, atol=0.05
+    )
     if labels is not None:
         other = model.push(z, labels.roll(1)) - model.push(z, labels)
-        torch.testing.assert_close(other, model.control.weight.T[labels.roll(1)] - model.control.weight.T[labels])
+        torch.testing.assert_close(
+            other,
+            model.control.weight.T[labels.roll(1)] - model.control.weight.T[labels],
+        )
 
 
 def test_the_loss_by_hand():
@@ -96,9 +127,12 @@ def test_the_loss_by_hand():
         pushed = torch.stack([model.operator.K @ z + model.operator.bias for z in z_T])
         latent = sum((a - b).square().mean() for a, b in zip(z_0, pushed)) / 3
         back, made = ((model.decode(z) - x0).square().mean() for z in (z_0, pushed))
-        torch.testing.assert_close(kdm_loss(model, None, x0, noise, None, 0.5, square), latent + back + made)
+        torch.testing.assert_close(
+            kdm_loss(model, None, x0, noise, None, 0.5, square), latent + back + made
+        )
     scaled = SIGMA_MAX * noise / (SIGMA_MAX**2 + SIGMA_DATA**2) ** 0.5
-    assert (scaled - noise).abs().max() < 1e-3  # what the encoder of the noise sees has unit deviation
+    # what the encoder of the noise sees has unit deviation
+    assert (scaled - noise).abs().max() < 1e-3
 
 
 def test_latent_noise_is_added_in_both_places():
@@ -115,23 +149,37 @@ def test_latent_noise_is_added_in_both_places():
 
 def test_the_critic_and_the_model_pull_apart():
     torch.manual_seed(0)
-    critic, made, real = Discriminator(3, 8), torch.randn(4, 3, 32, 32, requires_grad=True), torch.randn(4, 3, 32, 32)
+    critic = Discriminator(3, 8)
+    made = torch.randn(4, 3, 32, 32, requires_grad=True)
+    real = torch.randn(4, 3, 32, 32)
     fooled, mistaken = adversarial_loss(critic, made, real)
     logits = critic(made)
     torch.testing.assert_close(fooled, -torch.nn.functional.logsigmoid(logits).mean())
-    wish = -(torch.nn.functional.logsigmoid(critic(real)).mean() + torch.nn.functional.logsigmoid(-logits).mean()) / 2
+    wish = (
+        -(
+            torch.nn.functional.logsigmoid(critic(real)).mean()
+            + torch.nn.functional.logsigmoid(-logits).mean()
+        )
+        / 2
+    )
     torch.testing.assert_close(mistaken, wish)
     fooled.backward()
-    assert made.grad.abs().sum() > 0 and all(p.grad is None for p in critic.parameters())
+    assert made.grad.abs().sum() > 0 and all(
+        p.grad is None for p in critic.parameters()
+    )
     made.grad = None
     mistaken.backward()
-    assert made.grad is None and all(p.grad.abs().sum() > 0 for p in critic.parameters())
+    assert made.grad is None and all(
+        p.grad.abs().sum() > 0 for p in critic.parameters()
+    )
 
 
 def test_spectrum_loss_pairs_by_modulus():
     a = torch.tensor([1.0 + 0j, 0.1j, -0.5])
     assert spectrum_loss(a, a[[2, 0, 1]]) == 0
-    torch.testing.assert_close(spectrum_loss(a, torch.tensor([0.1j, -0.5, 2.0 + 0j])), torch.tensor(1 / 3))
+    torch.testing.assert_close(
+        spectrum_loss(a, torch.tensor([0.1j, -0.5, 2.0 + 0j])), torch.tensor(1 / 3)
+    )
     torch.manual_seed(0)
     model = KDM(KDMConfig(POINTS, "decomposed", eigen=1.0))
     before = copy.deepcopy(model.operator.theta.data)

@@ -1,4 +1,6 @@
-"""The distance and HKD's loss: annealing, the loss by hand, zero on equal inputs, who gets gradients."""
+"""The distance and HKD's loss: annealing, the loss by hand, zero on equal inputs, who
+gets gradients.
+"""
 
 import math
 
@@ -16,14 +18,18 @@ def classifier(seed=0):
     torch.manual_seed(seed)
     net = Classifier(ClassifierConfig(widths=(8, 12, 16), classes=5))
     for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):  # statistics that are not those of a fresh layer
+        # statistics that are not those of a fresh layer
+        if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2.0)
     return net
 
 
 def pictures(seed, batch=3):
-    return torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return (
+        torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2
+        - 1
+    )
 
 
 class Absolute(nn.Module):
@@ -34,14 +40,21 @@ class Absolute(nn.Module):
 
 
 def test_annealing():
-    assert annealed(0.0) == 1 and math.isclose(annealed(1.0), 1e-3) and math.isclose(annealed(0.5), 10**-1.5)
-    assert all(math.isclose(annealed(p), 10 ** (-3 * p)) for p in (0.1, 0.25, 0.9))  # HKD D.4
+    assert (
+        annealed(0.0) == 1
+        and math.isclose(annealed(1.0), 1e-3)
+        and math.isclose(annealed(0.5), 10**-1.5)
+    )
+    # HKD D.4
+    assert all(math.isclose(annealed(p), 10 ** (-3 * p)) for p in (0.1, 0.25, 0.9))
     assert math.isclose(annealed(0.5, 4.0, 1.0), 2.0)
 
 
 def test_distance_by_hand():
-    a, b = pictures(0), pictures(1)
-    mse, p = ((a - b) ** 2).mean((1, 2, 3)), (a - b).abs().mean((1, 2, 3))
+    a = pictures(0)
+    b = pictures(1)
+    mse = ((a - b) ** 2).mean((1, 2, 3))
+    p = (a - b).abs().mean((1, 2, 3))
     for progress in (0.0, 0.5, 1.0):
         got = Distance(Absolute(), l2=0.7)(a, b, progress)
         torch.testing.assert_close(got[0], 10 ** (-3 * progress) * mse + 0.7 * p)
@@ -53,18 +66,26 @@ def test_distance_by_hand():
 
 
 def test_distance_of_points():
-    a, b = torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 0.0]])
+    a = torch.tensor([[0.0, 1.0]])
+    b = torch.tensor([[2.0, 0.0]])
     assert Distance(None)(a, b)[0].tolist() == [2.5]
 
 
 def test_feature_distance_by_hand():
-    """LPIPS's equation 1 with equal weights: unit vectors at each location, squared difference summed over channels."""
+    """LPIPS's equation 1 with equal weights: unit vectors at each location, squared
+    difference summed over channels.
+    """
     net = classifier().eval()
-    distance, a, b = FeatureDistance(net), pictures(0), pictures(1)
+    distance = FeatureDistance(net)
+    a = pictures(0)
+    b = pictures(1)
     wish = torch.zeros(3)
     for fa, fb in zip(net.features(a), net.features(b)):
         for i in range(3):
-            ua, ub = (f[i].flatten(1) / f[i].flatten(1).norm(dim=0).clamp(min=1e-4) for f in (fa, fb))
+            ua, ub = (
+                f[i].flatten(1) / f[i].flatten(1).norm(dim=0).clamp(min=1e-4)
+                for f in (fa, fb)
+            )
             wish[i] += ((ua - ub) ** 2).sum(0).mean() / 3
     torch.testing.assert_close(distance(a, b), wish.detach(), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(distance(a, b), distance(b, a))
@@ -73,7 +94,9 @@ def test_feature_distance_by_hand():
 
 
 def test_feature_distance_is_zero_on_equal_inputs_and_grows():
-    distance, a, noise = FeatureDistance(classifier()), pictures(0), torch.randn(3, 3, 32, 32)
+    distance = FeatureDistance(classifier())
+    a = pictures(0)
+    noise = torch.randn(3, 3, 32, 32)
     assert (distance(a, a.clone()) == 0).all()
     sizes = [distance(a, a + scale * noise).mean().item() for scale in (0.01, 0.1, 0.5)]
     assert 0 < sizes[0] < sizes[1] < sizes[2]
@@ -82,24 +105,32 @@ def test_feature_distance_is_zero_on_equal_inputs_and_grows():
 def test_gradients_flow_to_the_first_argument_alone():
     net = classifier()
     distance = Distance(FeatureDistance(net))
-    a, b = pictures(0).requires_grad_(), pictures(1)
+    a = pictures(0).requires_grad_()
+    b = pictures(1)
     distance(a, b, 0.3)[0].sum().backward()
     assert a.grad.abs().max() > 0 and a.grad.isfinite().all()
     assert all(p.grad is None and not p.requires_grad for p in net.parameters())
-    assert not net.training and not any(m.training for m in net.modules())  # batch norm must not learn either
+    # batch norm must not learn either
+    assert not net.training and not any(m.training for m in net.modules())
     b = pictures(1).requires_grad_()
     distance.perceptual(pictures(0), b)
     assert not distance.perceptual(pictures(0), b).requires_grad
 
 
 def test_feature_distances_gradient_by_differences():
-    """Along the gradient the distance rises by its length (maps are compared in float32: no tiny step)."""
+    """Along the gradient the distance rises by its length (maps are compared in
+    float32: no tiny step).
+    """
     distance = FeatureDistance(classifier().double())
-    a, b, h = pictures(0, 1).double().requires_grad_(), pictures(1, 1).double(), 0.01
+    a = pictures(0, 1).double().requires_grad_()
+    b = pictures(1, 1).double()
+    h = 0.01
     distance(a, b).sum().backward()
     steepest = a.grad / a.grad.norm()
     with torch.no_grad():
-        slope = (distance(a + h * steepest, b) - distance(a - h * steepest, b)) / (2 * h)
+        slope = (distance(a + h * steepest, b) - distance(a - h * steepest, b)) / (
+            2 * h
+        )
     assert math.isclose(a.grad.norm(), slope, rel_tol=0.02)
 
 
@@ -111,7 +142,11 @@ def test_unit():
 
 def points_model(labels=0, **options):
     torch.manual_seed(0)
-    model = HKD(HKDConfig(MLPConfig(channels=8, width=16, depth=2, state=6, labels=labels), **options))
+    model = HKD(
+        HKDConfig(
+            MLPConfig(channels=8, width=16, depth=2, state=6, labels=labels), **options
+        )
+    )
     for generator in model.generators:
         generator.A.data.normal_()
     return model
@@ -121,23 +156,36 @@ def batch(s=4, n=3):
     rng = torch.Generator().manual_seed(1)
     sigma = torch.tensor([80.0, 9.0, 0.5, 0.002])[:s].expand(n, s).clone()
     sigma[:, 1:] *= torch.rand(n, s - 1, generator=rng) + 1
-    return torch.randn(n, s, 2, generator=rng) * sigma[..., None], sigma, torch.randn(n, 2, generator=rng)
+    return (
+        torch.randn(n, s, 2, generator=rng) * sigma[..., None],
+        sigma,
+        torch.randn(n, 2, generator=rng),
+    )
 
 
 @pytest.mark.parametrize("clock", ["rho", "edm"])
 @pytest.mark.parametrize("labels", [0, 3])
 def test_loss_by_hand(clock, labels):
     """A loop over samples and times, one encoding each, against the folded batch."""
-    model, distance = points_model(labels, clock=clock), Distance(Absolute(), l2=0.5)
+    model = points_model(labels, clock=clock)
+    distance = Distance(Absolute(), l2=0.5)
     x, sigma, end = batch()
     some = torch.tensor([2, 0, 1]) if labels else None
     terms = hkd_loss(model, distance, x, sigma, end, 0.4, some)
-    mse, perceptual = torch.zeros(3, 4), torch.zeros(3, 4)
+    mse = torch.zeros(3, 4)
+    perceptual = torch.zeros(3, 4)
     for i in range(3):
         for k in range(4):
-            t, label = float(model.clock.time(sigma[i, k])), None if some is None else some[i : i + 1]
-            image = model.decode(model.evolve(model.encode(x[i : i + 1, k], t, label), t, model.clock.eps), label)
-            mse[i, k], perceptual[i, k] = (image - end[i]).square().mean(), (image - end[i]).abs().mean()
+            t = float(model.clock.time(sigma[i, k]))
+            label = None if some is None else some[i : i + 1]
+            image = model.decode(
+                model.evolve(
+                    model.encode(x[i : i + 1, k], t, label), t, model.clock.eps
+                ),
+                label,
+            )
+            mse[i, k] = (image - end[i]).square().mean()
+            perceptual[i, k] = (image - end[i]).abs().mean()
     close = lambda a, b: torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
     close(terms["mse"], mse.mean())
     close(terms["perceptual"], perceptual.mean())
@@ -150,7 +198,9 @@ def test_reconstruction_alone_is_the_loss_at_T():
     x, sigma, end = batch(1)
     terms = hkd_loss(model, Distance(None), x, sigma, end)
     image = model.decode(model.evolve(model.encode(x[:, 0], 1.0), 1.0, 0.0))
-    torch.testing.assert_close(terms["loss"], (image - end).square().mean(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        terms["loss"], (image - end).square().mean(), rtol=1e-4, atol=1e-5
+    )
     assert terms["loss"] == terms["mse"] == terms["mse_T"]
 
 
@@ -158,11 +208,15 @@ def test_loss_reaches_every_parameter_and_the_rates():
     model = points_model()
     x, sigma, end = batch()
     hkd_loss(model, Distance(None), x, sigma, end)["loss"].backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+    assert all(
+        p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters()
+    )
 
 
 def test_loss_of_a_perfect_model_is_zero():
-    """Points whose path is a ray end where they point: dividing by sigma finds a constant of motion."""
+    """Points whose path is a ray end where they point: dividing by sigma finds a
+    constant of motion.
+    """
 
     class Ray(nn.Module):
         clock = points_model(clock="sigma").clock
@@ -178,9 +232,14 @@ def test_loss_of_a_perfect_model_is_zero():
 
 def test_pictures_through_the_whole_loss():
     torch.manual_seed(0)
-    model = HKD(HKDConfig(UNetConfig(channels=8, mult=(1, 2), blocks=1, attention=(), patch=2)))
-    x, sigma = torch.randn(1, 2, 3, 32, 32), torch.tensor([[80.0, 1.0]])
-    terms = hkd_loss(model, Distance(FeatureDistance(classifier())), x, sigma, pictures(0, 1))
+    model = HKD(
+        HKDConfig(UNetConfig(channels=8, mult=(1, 2), blocks=1, attention=(), patch=2))
+    )
+    x = torch.randn(1, 2, 3, 32, 32)
+    sigma = torch.tensor([[80.0, 1.0]])
+    terms = hkd_loss(
+        model, Distance(FeatureDistance(classifier())), x, sigma, pictures(0, 1)
+    )
     terms["loss"].backward()
     assert set(terms) == {"loss", "mse", "perceptual", "mse_T"} and all(
         v.ndim == 0 and v.isfinite() for v in terms.values()

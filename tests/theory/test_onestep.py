@@ -1,4 +1,6 @@
-"""Every neighbour's loss against a case worked out by hand, and its optimum on a Gaussian, where the map is known."""
+"""Every neighbour's loss against a case worked out by hand, and its optimum on a
+Gaussian, where the map is known.
+"""
 
 import copy
 import functools
@@ -18,7 +20,8 @@ from hkd_mini.schedule import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, karras_sigmas
 from hkd_mini.teacher import Path, edm_loss, expand, gaussian_denoiser, heun
 from hkd_mini.train import PathsInMemory, train
 
-X0, N = torch.tensor([[0.3, -0.1], [0.2, 0.4]]), torch.tensor([[1.0, -2.0], [0.5, 0.0]])
+X0 = torch.tensor([[0.3, -0.1], [0.2, 0.4]])
+N = torch.tensor([[1.0, -2.0], [0.5, 0.0]])
 U = torch.tensor([0.30, 0.85])
 DEVIATION = 0.3
 
@@ -45,12 +48,16 @@ class Linear(nn.Module):
 
 
 def by_hand(values):
-    """The mean over samples of numbers computed one sample at a time with plain floats."""
+    """The mean over samples of numbers computed one sample at a time with plain
+    floats.
+    """
     return torch.tensor(sum(values) / len(values))
 
 
 def close(a, b, **tolerance):
-    torch.testing.assert_close(torch.as_tensor(a).float(), torch.as_tensor(b).float(), **tolerance)
+    torch.testing.assert_close(
+        torch.as_tensor(a).float(), torch.as_tensor(b).float(), **tolerance
+    )
 
 
 def test_knowledge_distillation_by_hand():
@@ -62,48 +69,72 @@ def test_knowledge_distillation_by_hand():
 def test_progressive_distillation_by_hand():
     grid = karras_sigmas(onestep.FINEST).tolist()
     for steps in (1, 4):
-        stride, expected = onestep.FINEST // steps, []
+        stride = onestep.FINEST // steps
+        expected = []
         for x0, n, u in zip(X0.tolist(), N.tolist(), U.tolist()):
             i = int(u * steps) * stride
-            t, middle, s = grid[i], grid[i + stride // 2], grid[i + stride]
+            t = grid[i]
+            middle = grid[i + stride // 2]
+            s = grid[i + stride]
             for a, b in zip(x0, n):
                 x = a + t * b
-                y = 0.2 + middle / t * (x - 0.2)  # two DDIM steps of a teacher that always guesses 0.2
+                # two DDIM steps of a teacher that always guesses 0.2
+                y = 0.2 + middle / t * (x - 0.2)
                 y = 0.2 + s / middle * (y - 0.2)
                 wish = (y - s / t * x) / (1 - s / t)
-                assert abs(wish - 0.2) < 1e-9  # and one step with the same guess is the same two
+                # and one step with the same guess is the same two
+                assert abs(wish - 0.2) < 1e-9
                 expected.append(max(1, t**-2) * (0.5 - wish) ** 2)
-        loss = onestep.progressive_distillation(constant(0.5), constant(0.2), X0, N, U, 0.5, steps=steps)
+        loss = onestep.progressive_distillation(
+            constant(0.5), constant(0.2), X0, N, U, 0.5, steps=steps
+        )
         close(loss, by_hand(expected), rtol=1e-3, atol=1e-6)
-    x = X0 + SIGMA_MAX * N  # a teacher whose guess depends on x: the wish leads where its two steps lead
-    t, middle = grid[0], grid[onestep.FINEST // 2]
+    # a teacher whose guess depends on x: the wish leads where its two steps lead
+    x = X0 + SIGMA_MAX * N
+    t = grid[0]
+    middle = grid[onestep.FINEST // 2]
     y = 0.1 * x + middle / t * 0.9 * x
     y = 0.1 * y  # into level 0
-    loss = onestep.progressive_distillation(constant(0.0), linear(0.1), X0, N, U, 0.5, steps=1)
+    loss = onestep.progressive_distillation(
+        constant(0.0), linear(0.1), X0, N, U, 0.5, steps=1
+    )
     close(loss, y.square().mean(), rtol=1e-4, atol=0)
 
 
 def test_rectified_flow_by_hand():
-    low, high = SIGMA_MIN / (1 + SIGMA_MIN), SIGMA_MAX / (1 + SIGMA_MAX)
+    low = SIGMA_MIN / (1 + SIGMA_MIN)
+    high = SIGMA_MAX / (1 + SIGMA_MAX)
     times = [low + u * (high - low) for u in U.tolist()]
     expected = []
     for x0, n, t in zip(X0, N, times):
         x_t = (1 - t) * x0 + t * n
         velocity = (x_t - 0.1) / t  # of a denoiser that guesses 0.1
         expected.append((velocity - (n - x0)).square().mean().item())
-    close(onestep.rectified_flow(constant(0.1), None, X0, N, U, 0.5), by_hand(expected), rtol=1e-4, atol=0)
+    close(
+        onestep.rectified_flow(constant(0.1), None, X0, N, U, 0.5),
+        by_hand(expected),
+        rtol=1e-4,
+        atol=0,
+    )
 
 
 def test_rectified_flow_plus_by_hand():
-    low, high = SIGMA_MIN / (1 + SIGMA_MIN), SIGMA_MAX / (1 + SIGMA_MAX)
-    expected, c = [], 0.00054 * math.sqrt(2)
+    low = SIGMA_MIN / (1 + SIGMA_MIN)
+    high = SIGMA_MAX / (1 + SIGMA_MAX)
+    expected = []
+    c = 0.00054 * math.sqrt(2)
     for x0, u in zip(X0, U.tolist()):
         outer = math.log(1 + abs(2 * u - 1) * (math.e**4 - 1)) / 4
         t = low + (outer if u > 0.5 else 1 - outer) * (high - low)
         gap = x0 - 0.1
         huber = math.sqrt((gap / t).square().sum().item() + c**2) - c
         expected.append((1 - t) * huber / 2 + gap.square().mean().item() / t)
-    close(onestep.rectified_flow_plus(constant(0.1), None, X0, N, U, 0.5), by_hand(expected), rtol=1e-4, atol=0)
+    close(
+        onestep.rectified_flow_plus(constant(0.1), None, X0, N, U, 0.5),
+        by_hand(expected),
+        rtol=1e-4,
+        atol=0,
+    )
 
 
 def test_the_times_of_two_rectified_flow_plus_have_their_density():
@@ -114,19 +145,26 @@ def test_the_times_of_two_rectified_flow_plus_have_their_density():
     edges = torch.linspace(0, 1, 11)
     found = torch.histc(t, 10, 0, 1) / len(t)
     area = lambda a: (math.exp(4 * a) - math.exp(4 * (1 - a))) / 4
-    expected = [(area(b) - area(a)) / (2 * (math.e**4 - 1) / 4) for a, b in zip(edges.tolist(), edges.tolist()[1:])]
+    expected = [
+        (area(b) - area(a)) / (2 * (math.e**4 - 1) / 4)
+        for a, b in zip(edges.tolist(), edges.tolist()[1:])
+    ]
     close(found, torch.tensor(expected), rtol=0, atol=1e-3)
 
 
 def jumped(guess, x, sigma):
     """The consistency function of a guess, with plain floats."""
     skip = lambda v: SIGMA_DATA**2 / (SIGMA_DATA**2 + v**2)
-    return skip(sigma - SIGMA_MIN) * x + (sigma - SIGMA_MIN) / sigma * (guess - skip(sigma) * x)
+    return skip(sigma - SIGMA_MIN) * x + (sigma - SIGMA_MIN) / sigma * (
+        guess - skip(sigma) * x
+    )
 
 
 def test_the_jump_is_the_identity_at_the_least_level():
     close(onestep.jump(constant(7.0), X0, torch.full((2,), SIGMA_MIN)), X0)
-    close(onestep.jump(constant(0.2), X0, torch.tensor([5.0, 5.0])), jumped(0.2, X0, 5.0))
+    close(
+        onestep.jump(constant(0.2), X0, torch.tensor([5.0, 5.0])), jumped(0.2, X0, 5.0)
+    )
 
 
 def test_consistency_distillation_by_hand():
@@ -134,13 +172,17 @@ def test_consistency_distillation_by_hand():
     expected = []
     for x0, n, u in zip(X0, N, U.tolist()):
         i = int(u * 17)
-        r, t = grid[i], grid[i + 1]
+        r = grid[i]
+        t = grid[i + 1]
         x = x0 + t * n
         slope = (x - 0.4 * x) / t
         y = x + (r - t) * slope
         y = x + (r - t) * (slope + (y - 0.4 * y) / r) / 2
         expected.append((jumped(0.1, x, t) - jumped(0.1, y, r)).square().mean().item())
-    close(onestep.consistency_distillation(constant(0.1), linear(0.4), X0, N, U, 0.5), by_hand(expected))
+    close(
+        onestep.consistency_distillation(constant(0.1), linear(0.4), X0, N, U, 0.5),
+        by_hand(expected),
+    )
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
@@ -150,29 +192,47 @@ def test_consistency_training_by_hand(progress):
     expected = []
     for x0, n, u in zip(X0, N, U.tolist()):
         i = int(u * (count - 1))
-        r, t = grid[i], grid[i + 1]
-        expected.append((jumped(0.1, x0 + t * n, t) - jumped(0.1, x0 + r * n, r)).square().mean().item())
+        r = grid[i]
+        t = grid[i + 1]
+        expected.append(
+            (jumped(0.1, x0 + t * n, t) - jumped(0.1, x0 + r * n, r))
+            .square()
+            .mean()
+            .item()
+        )
     assert count == (3 if progress == 0 else 83 if progress == 0.3 else 152)
-    close(onestep.consistency_training(constant(0.1), None, X0, N, U, progress), by_hand(expected))
+    close(
+        onestep.consistency_training(constant(0.1), None, X0, N, U, progress),
+        by_hand(expected),
+    )
 
 
 @pytest.mark.parametrize("progress,intervals", [(0.0, 10), (0.3, 40), (1.0, 1280)])
 def test_improved_consistency_training_by_hand(progress, intervals):
     grid = karras_sigmas(intervals + 1)[:-1].flip(0).tolist()
     below = [math.erf((math.log(s) + 1.1) / (2 * math.sqrt(2))) for s in grid]
-    expected, c = [], 0.00054 * math.sqrt(2)
+    expected = []
+    c = 0.00054 * math.sqrt(2)
     for x0, n, u in zip(X0, N, U.tolist()):
-        i = max(k for k in range(len(grid) - 1) if below[k] <= below[0] + u * (below[-1] - below[0]))
-        r, t = grid[i], grid[i + 1]
+        i = max(
+            k
+            for k in range(len(grid) - 1)
+            if below[k] <= below[0] + u * (below[-1] - below[0])
+        )
+        r = grid[i]
+        t = grid[i + 1]
         gap = jumped(0.1, x0 + t * n, t) - jumped(0.1, x0 + r * n, r)
         expected.append((math.sqrt(gap.square().sum().item() + c**2) - c) / (t - r))
-    loss = onestep.improved_consistency_training(constant(0.1), None, X0, N, U, progress)
+    loss = onestep.improved_consistency_training(
+        constant(0.1), None, X0, N, U, progress
+    )
     close(loss, by_hand(expected), rtol=2e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
 def test_easy_consistency_by_hand(progress):
-    normal, stage = torch.distributions.Normal(0.0, 1.0), min(int(8 * progress), 7)
+    normal = torch.distributions.Normal(0.0, 1.0)
+    stage = min(int(8 * progress), 7)
     expected = []
     for x0, n, u in zip(X0, N, U):
         t = math.exp(2 * normal.icdf(u).item() - 1.1)
@@ -181,19 +241,34 @@ def test_easy_consistency_by_hand(progress):
         expected.append(((0.3 * (x0 + t * n) - target).norm() / (t - r)).item())
         if stage == 0:
             assert r == 0 or t > 1
-    close(onestep.easy_consistency(linear(0.3), None, X0, N, U, progress), by_hand(expected), rtol=1e-4, atol=0)
+    close(
+        onestep.easy_consistency(linear(0.3), None, X0, N, U, progress),
+        by_hand(expected),
+        rtol=1e-4,
+        atol=0,
+    )
 
 
 def test_distribution_matching_by_hand():
     student = onestep.Matched(Linear(0.001))
     student.fake = Linear(0.5)
-    x, again = 0.08 * N, N.roll(1, 0)
+    x = 0.08 * N
+    again = N.roll(1, 0)
     sigma = karras_sigmas(1000)[(U * 800).long() + 100].float()
     x_t = x + expand(sigma, x) * again
     gradient = (0.5 * x_t - 0.2 * x_t) / (x - 0.2 * x_t).abs().mean(1, keepdim=True)
     level = (torch.distributions.Normal(0.0, 1.0).icdf(U.roll(1)) * 1.2 - 1.2).exp()
-    wish = 0.5 * gradient.square().mean() + 0.5 * (x - X0).square().mean() + edm_loss(linear(0.5), x, level, again)
-    close(onestep.distribution_matching(student, linear(0.2), X0, N, U, 0.5), wish, rtol=1e-4, atol=1e-6)
+    wish = (
+        0.5 * gradient.square().mean()
+        + 0.5 * (x - X0).square().mean()
+        + edm_loss(linear(0.5), x, level, again)
+    )
+    close(
+        onestep.distribution_matching(student, linear(0.2), X0, N, U, 0.5),
+        wish,
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 def test_pseudo_huber_is_a_square_when_small_and_a_length_when_large():
@@ -204,28 +279,42 @@ def test_pseudo_huber_is_a_square_when_small_and_a_length_when_large():
 
 
 class Gain(nn.Module):
-    """A student that is linear in x at every level, as all optima are on a Gaussian: EDM's scaling, a gain g(sigma)."""
+    """A student that is linear in x at every level, as all optima are on a Gaussian:
+    EDM's scaling, a gain g(sigma).
+    """
 
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(1, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
+        self.net = nn.Sequential(
+            nn.Linear(1, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1)
+        )
 
     def forward(self, x, sigma, labels=None):
         level = expand(sigma, x).expand(len(x), 1)
         total = (level**2 + SIGMA_DATA**2).sqrt()
         gain = self.net(level.log() / 4)
-        return (SIGMA_DATA / total) ** 2 * x + level * SIGMA_DATA / total * gain * x / total
+        return (
+            SIGMA_DATA / total
+        ) ** 2 * x + level * SIGMA_DATA / total * gain * x / total
 
 
 @pytest.fixture(scope="module")
 def gaussian():
-    """Data, its exact denoiser, and its exact paths: x shrinks by sqrt(s^2 + sigma^2)."""
+    """Data, its exact denoiser, and its exact paths: x shrinks by sqrt(s^2 +
+    sigma^2).
+    """
     rng = torch.Generator().manual_seed(0)
     points = DEVIATION * torch.randn(20_000, 2, generator=rng)
     noise = torch.randn(20_000, 2, generator=rng)
     sigmas = torch.tensor([SIGMA_MAX, 1.0, 0.0])
-    at = lambda sigma: SIGMA_MAX * noise * math.sqrt((DEVIATION**2 + sigma**2) / (DEVIATION**2 + SIGMA_MAX**2))
-    paths = PathsInMemory(Path(sigmas, torch.stack([at(s) for s in sigmas.tolist()]), 0))
+    at = lambda sigma: (
+        SIGMA_MAX
+        * noise
+        * math.sqrt((DEVIATION**2 + sigma**2) / (DEVIATION**2 + SIGMA_MAX**2))
+    )
+    paths = PathsInMemory(
+        Path(sigmas, torch.stack([at(s) for s in sigmas.tolist()]), 0)
+    )
     return points, gaussian_denoiser(torch.zeros(2), DEVIATION**2 * torch.eye(2)), paths
 
 
@@ -242,19 +331,28 @@ def error(student, noise):
 
 
 def settled(gaussian):
-    """A student that has become the Gaussian's denoiser, as all but KDM start from a teacher."""
+    """A student that has become the Gaussian's denoiser, as all but KDM start from a
+    teacher.
+    """
     torch.manual_seed(0)
-    student, (points, denoiser, _) = Gain(), gaussian
+    student = Gain()
+    points, denoiser, _ = gaussian
     adam = torch.optim.Adam(student.parameters(), 3e-3)
     rng = torch.Generator().manual_seed(1)
     for step in range(1500):
         adam.param_groups[0]["lr"] = 3e-3 * (1 - step / 1500)
-        sigma = torch.exp(torch.rand(256, generator=rng) * math.log(SIGMA_MAX / SIGMA_MIN)) * SIGMA_MIN
+        sigma = (
+            torch.exp(torch.rand(256, generator=rng) * math.log(SIGMA_MAX / SIGMA_MIN))
+            * SIGMA_MIN
+        )
         x = expand(sigma, points) * torch.randn(256, 2, generator=rng) + points[:256]
         total = expand(sigma**2 + DEVIATION**2, x).sqrt()
         adam.zero_grad()
         (
-            (student(x, sigma) - denoiser(x, sigma)) / total * (1 + expand(sigma, x)) / expand(sigma, x)
+            (student(x, sigma) - denoiser(x, sigma))
+            / total
+            * (1 + expand(sigma, x))
+            / expand(sigma, x)
         ).square().mean().backward()
         adam.step()
     return student
@@ -265,7 +363,16 @@ def teacher(gaussian):
     return settled(gaussian)
 
 
-RUN = TrainConfig(images=256 * 1500, batch=256, lr=2e-3, warmup=0, decay=0.7, ema_halflife=5_000, checkpoint=10**9)
+RUN = TrainConfig(
+    precision="fp32",
+    images=256 * 1500,
+    batch=256,
+    lr=2e-3,
+    warmup=0,
+    decay=0.7,
+    ema_halflife=5_000,
+    checkpoint=10**9,
+)
 SHORT = replace(RUN, images=256 * 600)
 
 
@@ -275,14 +382,22 @@ def run(student, method, gaussian, config=RUN):
     return list(onestep.distil(student, method, data, config, denoiser))[-1]
 
 
-@pytest.mark.parametrize("method", [name for name in onestep.METHODS if name not in ("1-RF", "KDM")])
-def test_the_optimum_on_a_gaussian_is_the_exact_map(method, gaussian, teacher, monkeypatch):
-    if method == "CD":  # of 18 levels the map of 17 Heun steps is learned, which is 6% off
+@pytest.mark.parametrize(
+    "method", [name for name in onestep.METHODS if name not in ("1-RF", "KDM")]
+)
+def test_the_optimum_on_a_gaussian_is_the_exact_map(
+    method, gaussian, teacher, monkeypatch
+):
+    # of 18 levels the map of 17 Heun steps is learned, which is 6% off
+    if method == "CD":
         finer = functools.partial(onestep.consistency_distillation, levels=36)
-        monkeypatch.setitem(onestep.METHODS, "CD", onestep.METHODS["CD"]._replace(loss=finer))
+        monkeypatch.setitem(
+            onestep.METHODS, "CD", onestep.METHODS["CD"]._replace(loss=finer)
+        )
     student = copy.deepcopy(teacher)
     noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
-    assert error(student, noise) > 0.9  # one step of the denoiser it starts from is the mean
+    # one step of the denoiser it starts from is the mean
+    assert error(student, noise) > 0.9
     student = onestep.Matched(student) if method == "DMD" else student
     last = run(student, method, gaussian)
     assert error(student, noise) < 0.05
@@ -316,19 +431,32 @@ def test_hkd_and_its_control_reach_the_exact_map(koopman, gaussian):
     for _ in train(model, gaussian[2], replace(SHORT, perceptual="none", times=2)):
         pass
     noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
-    assert ((model.sample(noise) - exact(noise)).norm() / exact(noise).norm()).item() < 0.05
+    assert (
+        (model.sample(noise) - exact(noise)).norm() / exact(noise).norm()
+    ).item() < 0.05
 
 
 def test_progressive_distillation_halves_until_one(gaussian, teacher):
     few = replace(RUN, images=256 * 80)
-    steps = [s.step for s in onestep.distil(copy.deepcopy(teacher), "PD", gaussian[0], few, gaussian[1])]
-    assert steps.count(1) == len(onestep.STAGES) == 7 and max(onestep.STAGES) * 2 == onestep.FINEST
-    assert len(steps) == 80 and steps[-20:] == list(range(1, 21))  # the last stage has two shares of eight
+    steps = [
+        s.step
+        for s in onestep.distil(
+            copy.deepcopy(teacher), "PD", gaussian[0], few, gaussian[1]
+        )
+    ]
+    assert (
+        steps.count(1) == len(onestep.STAGES) == 7
+        and max(onestep.STAGES) * 2 == onestep.FINEST
+    )
+    # the last stage has two shares of eight
+    assert len(steps) == 80 and steps[-20:] == list(range(1, 21))
 
 
 def test_the_teacher_stays_as_it_is(gaussian, teacher):
     before = copy.deepcopy(teacher.state_dict())
-    for _ in onestep.distil(copy.deepcopy(teacher), "CD", gaussian[0], replace(RUN, images=512), teacher):
+    for _ in onestep.distil(
+        copy.deepcopy(teacher), "CD", gaussian[0], replace(RUN, images=512), teacher
+    ):
         pass
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
     assert all(p.requires_grad for p in teacher.parameters())

@@ -1,4 +1,6 @@
-"""The terms that make A work: zero for an exact lift, by hand, what an idle model gets away with, who follows whom."""
+"""The terms that make A work: zero for an exact lift, by hand, what an idle model gets
+away with, who follows whom.
+"""
 
 import math
 
@@ -7,7 +9,15 @@ import torch
 
 from hkd_mini.koopman import KoopmanGenerator
 from hkd_mini.loop import TrainConfig
-from hkd_mini.losses import Distance, Weights, hkd_loss, infinitesimal, linearity, path_decoding, unit_contrast
+from hkd_mini.losses import (
+    Distance,
+    Weights,
+    hkd_loss,
+    infinitesimal,
+    linearity,
+    path_decoding,
+    unit_contrast,
+)
 from hkd_mini.model import HKD, HKDConfig
 from hkd_mini.networks import MLPConfig
 from hkd_mini.schedule import CLOCKS, SIGMA_DATA, karras_sigmas
@@ -15,11 +25,13 @@ from hkd_mini.teacher import gaussian_denoiser, heun
 from hkd_mini.train import PathsInMemory, train
 from hkd_mini.trajectories import Trajectories, make
 
-MSE, ALL = Distance(None), Weights(1.0, 1.0, 1.0)
+MSE = Distance(None)
+ALL = Weights(1.0, 1.0, 1.0)
 
 
 class Exact(torch.nn.Module):
-    """A Gaussian of deviation sigma_data in the clock `edm`: x = c e^t. States: x and e^t, all of rate 1.
+    """A Gaussian of deviation sigma_data in the clock `edm`: x = c e^t. States: x and
+    e^t, all of rate 1.
 
     The decoder, told nothing, divides one by the other.
     """
@@ -43,7 +55,9 @@ class Exact(torch.nn.Module):
 
 
 class Idle(Exact):
-    """Where does the path end? A constant of motion, of a Gaussian of deviation 0.1, and A = 0."""
+    """Where does the path end? A constant of motion, of a Gaussian of deviation 0.1,
+    and A = 0.
+    """
 
     def encode(self, x, t, labels=None):
         return [0.1 * x / (0.1**2 + self.clock.sigma(t)[:, None] ** 2).sqrt()]
@@ -55,12 +69,19 @@ class Idle(Exact):
 def batch(deviation, n=5, s=3):
     """Points of the paths of a Gaussian, in pairs: x_t, any x_u, a near one."""
     rng = torch.Generator().manual_seed(0)
-    c, sigma = torch.randn(n, 1, 2, generator=rng), 0.05 + 8 * torch.rand(n, s, generator=rng) ** 3
+    c = torch.randn(n, 1, 2, generator=rng)
+    sigma = 0.05 + 8 * torch.rand(n, s, generator=rng) ** 3
     on = lambda level: c * (deviation**2 + level[..., None] ** 2).sqrt()
-    sigma_u, near = sigma.flip(0), sigma * 1.03
+    sigma_u = sigma.flip(0)
+    near = sigma * 1.03
     return {
         **{"x": on(sigma), "sigma": sigma, "end": deviation * c[:, 0]},
-        **{"x_u": on(sigma_u), "sigma_u": sigma_u, "x_near": on(near), "sigma_near": near},
+        **{
+            "x_u": on(sigma_u),
+            "sigma_u": sigma_u,
+            "x_near": on(near),
+            "sigma_near": near,
+        },
     }
 
 
@@ -73,14 +94,26 @@ def points_model():
 
 @pytest.mark.parametrize("follow", [True, False])
 def test_every_term_is_zero_for_an_exact_lift(follow):
-    terms = hkd_loss(Exact(), MSE, **batch(SIGMA_DATA), weights=ALL._replace(follow=follow))
-    assert set(terms) == {"loss", "mse", "perceptual", "mse_T", "path", "linear", "infinitesimal"}
+    terms = hkd_loss(
+        Exact(), MSE, **batch(SIGMA_DATA), weights=ALL._replace(follow=follow)
+    )
+    assert set(terms) == {
+        "loss",
+        "mse",
+        "perceptual",
+        "mse_T",
+        "path",
+        "linear",
+        "infinitesimal",
+    }
     assert terms["loss"] < 1e-8 and all(term < 1e-8 for term in terms.values())
 
 
 def test_an_idle_model_passes_linearity_and_fails_path_decoding():
     terms = hkd_loss(Idle(), MSE, **batch(0.1), weights=ALL)
-    assert terms["mse"] < 1e-8 and terms["linear"] < 1e-8 and terms["infinitesimal"] < 1e-4
+    assert (
+        terms["mse"] < 1e-8 and terms["linear"] < 1e-8 and terms["infinitesimal"] < 1e-4
+    )
     assert terms["path"] > 0.01
 
 
@@ -89,25 +122,36 @@ def test_wrong_rates_are_seen_by_both_terms():
     model.generator.A.data[:2] = 1.5
     terms = hkd_loss(model, MSE, **batch(SIGMA_DATA), weights=ALL)
     assert terms["linear"] > 0.01
-    assert float(terms["infinitesimal"].detach()) == pytest.approx(0.25, rel=0.05)  # |1.5 - 1|^2
+    # |1.5 - 1|^2
+    assert float(terms["infinitesimal"].detach()) == pytest.approx(0.25, rel=0.05)
 
 
 def test_unit_contrast():
-    x, sigma = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([80.0])
+    x = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([80.0])
     assert unit_contrast(80 * x, sigma).std() == pytest.approx(SIGMA_DATA, rel=0.02)
     assert torch.equal(unit_contrast(x, torch.zeros(1)), x)
 
 
 def test_terms_by_hand():
     """One path at a time, no folding, no shortcut."""
-    model, b = points_model(), batch(0.3)
+    model = points_model()
+    b = batch(0.3)
     terms = hkd_loss(model, MSE, **b, weights=Weights(0.5, 0.25, 2.0, follow=False))
-    path, linear, near = torch.zeros(5, 3), torch.zeros(5, 3), torch.zeros(5, 3)
-    time, size = lambda level: float(model.clock.time(level)), lambda z: z[0].square().sum()
+    path = torch.zeros(5, 3)
+    linear = torch.zeros(5, 3)
+    near = torch.zeros(5, 3)
+    time = lambda level: float(model.clock.time(level))
+    size = lambda z: z[0].square().sum()
     for i in range(5):
         for k in range(3):
-            t, u, v = (time(b[name][i, k]) for name in ("sigma", "sigma_u", "sigma_near"))
-            z, z_u, z_v = (model.encode(b[n][i : i + 1, k], w) for n, w in (("x", t), ("x_u", u), ("x_near", v)))
+            t, u, v = (
+                time(b[name][i, k]) for name in ("sigma", "sigma_u", "sigma_near")
+            )
+            z, z_u, z_v = (
+                model.encode(b[n][i : i + 1, k], w)
+                for n, w in (("x", t), ("x_u", u), ("x_near", v))
+            )
             wish = b["x_u"][i, k] * 0.5 / math.sqrt(0.25 + b["sigma_u"][i, k] ** 2)
             path[i, k] = (model.decode(model.evolve(z, t, u)) - wish).square().mean()
             linear[i, k] = size([model.evolve(z, t, u)[0] - z_u[0]]) / size(z_u)
@@ -116,19 +160,31 @@ def test_terms_by_hand():
     close(terms["path"], path.mean())
     close(terms["linear"], linear.mean())
     close(terms["infinitesimal"], near.mean())
-    close(terms["loss"], terms["mse"] + 0.5 * terms["path"] + 0.25 * terms["linear"] + 2 * terms["infinitesimal"])
+    close(
+        terms["loss"],
+        terms["mse"]
+        + 0.5 * terms["path"]
+        + 0.25 * terms["linear"]
+        + 2 * terms["infinitesimal"],
+    )
 
 
 def test_the_noisier_state_is_followed():
-    """With `follow` the target is the noisier state of each pair, whatever the order, and it gets no gradient."""
+    """With `follow` the target is the noisier state of each pair, whatever the order,
+    and it gets no gradient.
+    """
     model = points_model()
     z, y = (torch.randn(2, 6, 1, 1, requires_grad=True) for _ in range(2))
-    t, u = torch.tensor([0.9, 0.2]), torch.tensor([0.3, 0.8])  # z is noisier in the first pair, y in the second
+    # z is noisier in the first pair, y in the second
+    t = torch.tensor([0.9, 0.2])
+    u = torch.tensor([0.3, 0.8])
     linearity(model, [z], t, [y], u).sum().backward()
     assert (z.grad[0] == 0).all() and (y.grad[1] == 0).all()
     assert z.grad[1].abs().max() > 0 and y.grad[0].abs().max() > 0
     gap = model.evolve([y], u, t)[0][0] - z[0]
-    torch.testing.assert_close(linearity(model, [z], t, [y], u)[0], gap.square().sum() / z[0].square().sum())
+    torch.testing.assert_close(
+        linearity(model, [z], t, [y], u)[0], gap.square().sum() / z[0].square().sum()
+    )
     swapped = linearity(model, [y], u, [z], t)
     torch.testing.assert_close(swapped, linearity(model, [z], t, [y], u))
     z.grad = y.grad = None
@@ -137,46 +193,85 @@ def test_the_noisier_state_is_followed():
 
 
 def test_infinitesimal_is_the_lie_derivative():
-    """As the neighbour comes near: |dz/dt - A z|^2 / |z|^2, with the derivative by forward differentiation."""
+    """As the neighbour comes near: |dz/dt - A z|^2 / |z|^2, with the derivative by
+    forward differentiation.
+    """
     model = points_model()
-    x, t, h = torch.randn(1, 2), torch.tensor([0.6]), 1e-3
+    x = torch.randn(1, 2)
+    t = torch.tensor([0.6])
+    h = 1e-3
     slope = torch.tensor([[1.0, -2.0]])  # a field that is constant near x
-    z, dz = torch.autograd.functional.jvp(lambda x, t: model.encode(x, t)[0], (x, t), (slope, torch.ones(1)))
-    wish = (dz - torch.einsum("hwij,bjhw->bihw", model.generators[0].dense(), z)).square().sum() / z.square().sum()
+    z, dz = torch.autograd.functional.jvp(
+        lambda x, t: model.encode(x, t)[0], (x, t), (slope, torch.ones(1))
+    )
+    wish = (
+        dz - torch.einsum("hwij,bjhw->bihw", model.generators[0].dense(), z)
+    ).square().sum() / z.square().sum()
     for sign in (1, -1):
-        got = infinitesimal(model, [z], t, model.encode(x + sign * h * slope, t + sign * h), t + sign * h, follow=False)
+        got = infinitesimal(
+            model,
+            [z],
+            t,
+            model.encode(x + sign * h * slope, t + sign * h),
+            t + sign * h,
+            follow=False,
+        )
         torch.testing.assert_close(got[0], wish, rtol=0.02, atol=1e-4)
 
 
 def test_path_decoding_moves_the_generator():
-    """From A = 0 the paper's loss with a constant of motion has no pull on A; path decoding has."""
-    model, b = points_model(), batch(0.3)
-    x, t = b["x"].flatten(0, 1), model.clock.time(b["sigma"].flatten())
-    path_decoding(model, model.encode(x, t), t, b["x_u"].flatten(0, 1), b["sigma_u"].flatten()).sum().backward()
+    """From A = 0 the paper's loss with a constant of motion has no pull on A; path
+    decoding has.
+    """
+    model = points_model()
+    b = batch(0.3)
+    x = b["x"].flatten(0, 1)
+    t = model.clock.time(b["sigma"].flatten())
+    path_decoding(
+        model, model.encode(x, t), t, b["x_u"].flatten(0, 1), b["sigma_u"].flatten()
+    ).sum().backward()
     assert model.generators[0].A.grad.abs().min() > 0
 
 
-# --- in training ----------------------------------------------------------------------------------
+# --- in training
+# ----------------------------------------------------------------------------------
 
 
 def paths(n=40):
     noise = torch.randn(n, 2, generator=torch.Generator().manual_seed(3))
-    return heun(gaussian_denoiser(torch.zeros(2), 0.04 * torch.eye(2)), 80 * noise, karras_sigmas(6))
+    return heun(
+        gaussian_denoiser(torch.zeros(2), 0.04 * torch.eye(2)),
+        80 * noise,
+        karras_sigmas(6),
+    )
 
 
 def run(data, **weights):
     torch.manual_seed(0)
     model = HKD(HKDConfig(MLPConfig(channels=8, width=16, depth=1, state=6)))
-    config = TrainConfig(images=120, batch=12, times=3, perceptual="none", **weights)
+    config = TrainConfig(
+        images=120, batch=12, times=3, perceptual="none", precision="fp32", **weights
+    )
     return model, list(train(model, data, config))
 
 
 def test_in_memory_paths_are_those_of_the_folder(tmp_path):
-    list(make(gaussian_denoiser(torch.zeros(2), torch.eye(2)), (2,), 9, tmp_path, times=7, steps=6))
+    list(
+        make(
+            gaussian_denoiser(torch.zeros(2), torch.eye(2)),
+            (2,),
+            9,
+            tmp_path,
+            times=7,
+            steps=6,
+        )
+    )
     stored = Trajectories(tmp_path)
     here = PathsInMemory(type(paths())(stored.sigmas, stored.paths(range(9)), 11))
-    index, at = torch.tensor([4, 0, 8]), torch.tensor([[0, 3], [5, 1], [2, 2]])
-    there, mine = stored.gather(index, at), here.gather(index, at)
+    index = torch.tensor([4, 0, 8])
+    at = torch.tensor([[0, 3], [5, 1], [2, 2]])
+    there = stored.gather(index, at)
+    mine = here.gather(index, at)
     assert len(here) == 9 and there.keys() == mine.keys()
     assert all(torch.equal(there[key], mine[key]) for key in there)
 
@@ -184,11 +279,17 @@ def test_in_memory_paths_are_those_of_the_folder(tmp_path):
 def test_training_with_the_terms_reports_them_and_repeats():
     data = PathsInMemory(paths())
     model, steps = run(data, path=1.0, linear=0.1, infinitesimal=0.01)
-    assert {"path", "linear", "infinitesimal"} < set(steps[0].terms) and len(steps) == 10
+    assert {"path", "linear", "infinitesimal"} < set(steps[0].terms) and len(
+        steps
+    ) == 10
     again, _ = run(data, path=1.0, linear=0.1, infinitesimal=0.01)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters())
+    )
     other, _ = run(data, path=1.0, linear=0.1, infinitesimal=0.01, follow=False)
-    assert not all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
+    assert not all(
+        torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters())
+    )
 
 
 def test_without_weights_nothing_is_drawn_or_added():
@@ -200,7 +301,11 @@ def test_without_weights_nothing_is_drawn_or_added():
             return super().gather(index, at)
 
     _, steps = run(Spy(paths()))
-    assert len(seen) == len(steps) == 10 and set(steps[0].terms) == {"mse", "perceptual", "mse_T"}
+    assert len(seen) == len(steps) == 10 and set(steps[0].terms) == {
+        "mse",
+        "perceptual",
+        "mse_T",
+    }
     assert all((at < 6).all() and (at[:, 0] == 0).all() for at in seen)
 
 

@@ -1,4 +1,6 @@
-"""Spectrum: eigenvalues as matrices have them, bands that partition, sort keys, intervals, levels, gains."""
+"""Spectrum: eigenvalues as matrices have them, bands that partition, sort keys,
+intervals, levels, gains.
+"""
 
 import math
 
@@ -33,7 +35,10 @@ keys = pytest.mark.parametrize("key", ["alpha", "abs", "beta"])
 def model(spatial="local", rates=1.0):
     torch.manual_seed(0)
     net = HKD(
-        HKDConfig(UNetConfig(resolution=8, channels=8, mult=(1, 2), blocks=1, attention=()), spatial=spatial)
+        HKDConfig(
+            UNetConfig(resolution=8, channels=8, mult=(1, 2), blocks=1, attention=()),
+            spatial=spatial,
+        )
     ).eval()
     for generator in net.generators:
         generator.A.data.normal_(0, rates) if rates else None
@@ -43,7 +48,9 @@ def model(spatial="local", rates=1.0):
 def test_eigenvalues_are_those_of_the_generators():
     net = model()
     assert hkd_mini.spectrum is spectrum
-    assert [tuple(lam.shape) for lam in spectrum(net)] == [(d // 2, h, w) for d, h, w in net.state_shapes]
+    assert [tuple(lam.shape) for lam in spectrum(net)] == [
+        (d // 2, h, w) for d, h, w in net.state_shapes
+    ]
     for lam, generator in zip(spectrum(net), net.generators):
         d = generator.A.shape[0]
         theirs = torch.linalg.eigvals(generator.dense().detach().double()).flatten(0, 1)
@@ -55,7 +62,9 @@ def test_eigenvalues_are_those_of_the_generators():
 
 def test_shared_and_points():
     assert all(lam.shape[1:] == (1, 1) for lam in spectrum(model("shared")))
-    assert [tuple(lam.shape) for lam in spectrum(HKD(HKDConfig(MLPConfig(state=10))))] == [(5, 1, 1)]
+    assert [
+        tuple(lam.shape) for lam in spectrum(HKD(HKDConfig(MLPConfig(state=10))))
+    ] == [(5, 1, 1)]
 
 
 def test_gains_are_how_lengths_change():
@@ -65,13 +74,17 @@ def test_gains_are_how_lengths_change():
         moved = net.evolve(z, 0.9, 0.2)
     length = lambda v: torch.hypot(*v.chunk(2, dim=1))
     for before, after, gain in zip(z, moved, gains(net, 0.9, 0.2)):
-        torch.testing.assert_close(length(after), gain * length(before), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            length(after), gain * length(before), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_by_level():
     net = model()
     assert net.state_shapes == [(8, 8, 8), (8, 8, 8), (8, 4, 4), (16, 4, 4), (16, 4, 4)]
-    assert by_level(net) == {(8, 8): [0, 1], (4, 4): [2, 3, 4]} and list(by_level(net)) == [(8, 8), (4, 4)]
+    assert by_level(net) == {(8, 8): [0, 1], (4, 4): [2, 3, 4]} and list(
+        by_level(net)
+    ) == [(8, 8), (4, 4)]
     with torch.device("meta"):
         levels = by_level(HKD(PRESETS["cifar10"]))
     assert {k: len(v) for k, v in levels.items()} == {
@@ -95,7 +108,9 @@ def test_rate_keys():
 @keys
 @pytest.mark.parametrize("bands", [1, 3, 4, 7])
 def test_bands_partition_and_are_ordered(bands, key):
-    for lam, masks in zip(spectrum(model()), band_masks(spectrum(model()), bands, key), strict=True):
+    for lam, masks in zip(
+        spectrum(model()), band_masks(spectrum(model()), bands, key), strict=True
+    ):
         assert masks.shape == (bands, *lam.shape) and masks.dtype == torch.bool
         assert (masks.sum(0) == 1).all()
         counts = masks.flatten(1).sum(1)
@@ -125,7 +140,9 @@ def test_equal_rates_are_split_in_storage_order():
         [0, 0, 0, 0, 1, 1, 0, 0],
         [0, 0, 0, 0, 0, 0, 1, 1],
     ]
-    assert all((m.sum((1, 2, 3)) > 0).all() for m in band_masks(spectrum(model(rates=0)), 4))
+    assert all(
+        (m.sum((1, 2, 3)) > 0).all() for m in band_masks(spectrum(model(rates=0)), 4)
+    )
 
 
 @keys
@@ -140,7 +157,9 @@ def test_intervals(key):
         assert rate(lam, key)[parts[0][i]].max() <= rate(lam, key)[~parts[0][i]].min()
     assert all(m.all() for m in interval_masks(lams, 0.0, 1.0, key))
     assert not any(m.any() for m in interval_masks(lams, 0.4, 0.4, key))
-    for quarter, bands in zip(interval_masks(lams, 0.25, 0.5, key), band_masks(lams, 4, key)):
+    for quarter, bands in zip(
+        interval_masks(lams, 0.25, 0.5, key), band_masks(lams, 4, key)
+    ):
         assert torch.equal(quarter, bands[1])
 
 
@@ -154,17 +173,22 @@ def test_errors():
 
 def states_of(net, batch=3):
     generator = torch.Generator().manual_seed(3)
-    return [torch.randn(batch, *shape, generator=generator) for shape in net.state_shapes]
+    return [
+        torch.randn(batch, *shape, generator=generator) for shape in net.state_shapes
+    ]
 
 
 def test_joint_ranks_are_those_of_all_the_group():
     net = model()
-    lams, groups = spectrum(net), list(by_level(net).values())
+    lams = spectrum(net)
+    groups = list(by_level(net).values())
     for group in groups:
         joint = torch.cat([ranks(lams, "alpha", groups)[i].flatten() for i in group])
         rates = torch.cat([lams[i].real.flatten() for i in group])
         assert torch.equal(joint.argsort(), rates.argsort())
-        torch.testing.assert_close(joint.sort().values, torch.arange(len(joint)).double() / len(joint))
+        torch.testing.assert_close(
+            joint.sort().values, torch.arange(len(joint)).double() / len(joint)
+        )
     thirds = band_masks(lams, 3, groups=groups)
     assert all(m.sum(0).eq(1).all() for m in thirds)
     for group in groups:
@@ -186,42 +210,59 @@ def test_parts_of_a_state_sum_to_the_state(key):
 def test_keeping_everything_is_the_sample_to_the_bit():
     net = model(rates=0.3)
     noise = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    T, eps = net.clock.T, net.clock.eps
+    T = net.clock.T
+    eps = net.clock.eps
     with torch.no_grad():
         states = net.encode(SIGMA_MAX * noise, T)
         all_of_it = interval_masks(spectrum(net), 0.0, 1.0)
-        assert torch.equal(net.decode(net.evolve(states, T, eps, all_of_it)).clamp(-1, 1), net.sample(noise))
+        assert torch.equal(
+            net.decode(net.evolve(states, T, eps, all_of_it)).clamp(-1, 1),
+            net.sample(noise),
+        )
         moved = net.evolve(states, T, eps)
         whole = decode_bands(net, moved, [torch.ones_like(m)[None] for m in all_of_it])
         assert torch.equal(whole[0].clamp(-1, 1), net.sample(noise))
-        none = decode_bands(net, moved, [torch.zeros_like(m)[None] for m in all_of_it], keep=False)
+        none = decode_bands(
+            net, moved, [torch.zeros_like(m)[None] for m in all_of_it], keep=False
+        )
         assert torch.equal(none, whole)
 
 
 def test_keep_and_leave_out_are_complements():
     net = model(rates=0.3)
-    z, masks = states_of(net), band_masks(spectrum(net), 2)
-    kept, left = decode_bands(net, z, masks), decode_bands(net, z, masks, keep=False)
+    z = states_of(net)
+    masks = band_masks(spectrum(net), 2)
+    kept = decode_bands(net, z, masks)
+    left = decode_bands(net, z, masks, keep=False)
     assert kept.shape == (2, 3, 3, 8, 8)
-    assert torch.equal(kept[0], left[1]) and torch.equal(kept[1], left[0]) and not torch.equal(kept[0], kept[1])
+    assert (
+        torch.equal(kept[0], left[1])
+        and torch.equal(kept[1], left[0])
+        and not torch.equal(kept[0], kept[1])
+    )
 
 
 def test_scaling_bands():
     net = model()
-    z, masks = states_of(net), band_masks(spectrum(net), 3)
+    z = states_of(net)
+    masks = band_masks(spectrum(net), 3)
     same = scale_bands(z, masks, [1, 1, 1])
     assert all(torch.equal(a, b) for a, b in zip(same, z))
     back = scale_bands(scale_bands(z, masks, [2.0, 0.5, 4.0]), masks, [0.5, 2.0, 0.25])
     assert all(torch.equal(a, b) for a, b in zip(back, z))
     without = scale_bands(z, masks, [0.0, 1.0, 1.0])
-    assert all(torch.equal(a, apply_mask(b, ~m[0])) for a, b, m in zip(without, z, masks))
+    assert all(
+        torch.equal(a, apply_mask(b, ~m[0])) for a, b, m in zip(without, z, masks)
+    )
     with pytest.raises(ValueError, match="2 factors for 3 bands"):
         scale_bands(z, masks, [1, 2])
 
 
 def test_cumulative_effect_is_the_integral():
     net = model(rates=0.7)
-    lams, z, T = spectrum(net), states_of(net), net.clock.T
+    lams = spectrum(net)
+    z = states_of(net)
+    T = net.clock.T
     lams[0][0, 0, 0] = 0  # a rate of zero is the limit
     masks = band_masks(lams, 4)
     found = cumulative_effect(lams, z, masks, torch.tensor([0.0, 0.35, 1.0]))
@@ -232,9 +273,13 @@ def test_cumulative_effect_is_the_integral():
         for k, span in enumerate((0.0, 0.35, 1.0)):
             s = torch.linspace(T - span, T, 401, dtype=torch.float64)
             growth = (2 * lam.real.double()[None] * (s - T).view(-1, 1, 1, 1)).exp()
-            energy = torch.einsum("npij,spij,bpij->sbn", p**2 + q**2, growth, mask.double())
+            energy = torch.einsum(
+                "npij,spij,bpij->sbn", p**2 + q**2, growth, mask.double()
+            )
             passed = torch.trapezoid(energy, dim=0) if span else energy[0]
-            torch.testing.assert_close(share[:, k], passed / passed.sum(0), rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(
+                share[:, k], passed / passed.sum(0), rtol=1e-5, atol=1e-7
+            )
     with pytest.raises(ValueError, match="wanted T - t"):
         cumulative_effect(lams, z, masks, torch.tensor([-0.1]))
 
@@ -246,25 +291,36 @@ def test_readings(clock):
     net.generators[0].A.data.normal_(0, 0.1)
     net.generators[0].A.data[5] = 0  # beta of the first pair
     with torch.no_grad():
-        (read,), (lam,) = readings(net, 0.7), spectrum(net)
+        (read,) = readings(net, 0.7)
+        (lam,) = spectrum(net)
     z = torch.randn(1, 10, 1, 1)
     with torch.no_grad():
         (moved,) = net.evolve([z], net.clock.T, net.clock.eps)
     w, v = (torch.complex(*state.chunk(2, 1))[0] for state in (z, moved))
     torch.testing.assert_close(v.abs(), read.gain * w.abs(), rtol=1e-4, atol=1e-5)
-    turned = torch.polar(torch.ones_like(read.turns), 2 * math.pi * read.turns)  # by -beta (eps - T)
+    # by -beta (eps - T)
+    turned = torch.polar(torch.ones_like(read.turns), 2 * math.pi * read.turns)
     torch.testing.assert_close(v / w, read.gain * turned, rtol=1e-3, atol=1e-4)
     assert read.period[0, 0, 0] == math.inf
-    torch.testing.assert_close(read.period[1:] * lam.imag[1:].abs(), torch.full((4, 1, 1), 2 * math.pi))
-    pace = (net.clock.time(0.7 * 1.001) - net.clock.time(0.7 / 1.001)) / (2 * math.log(1.001))
+    torch.testing.assert_close(
+        read.period[1:] * lam.imag[1:].abs(), torch.full((4, 1, 1), 2 * math.pi)
+    )
+    pace = (net.clock.time(0.7 * 1.001) - net.clock.time(0.7 / 1.001)) / (
+        2 * math.log(1.001)
+    )
     torch.testing.assert_close(read.slope, read.growth * pace, rtol=1e-4, atol=1e-7)
     with pytest.raises(ValueError, match="noise level"):
         readings(net, 0.0)
 
 
 def test_rate_map_is_a_weighted_mean():
-    lam = torch.complex(torch.tensor([1.0, 3.0]), torch.zeros(2)).view(2, 1, 1).expand(2, 1, 2)
-    state = torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]], [[0.0, 0.0]], [[1.0, 0.0]]])[None]  # p1 p2 q1 q2
+    lam = (
+        torch.complex(torch.tensor([1.0, 3.0]), torch.zeros(2))
+        .view(2, 1, 1)
+        .expand(2, 1, 2)
+    )
+    # p1 p2 q1 q2
+    state = torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]], [[0.0, 0.0]], [[1.0, 0.0]]])[None]
     torch.testing.assert_close(rate_map(lam, state), torch.tensor([[[2.0, 3.0]]]))
 
 
@@ -275,9 +331,16 @@ def test_radial_power_of_waves():
         power = radial_power(wave(k))
         assert power.argmax() == k - 1
         torch.testing.assert_close(power.sum(), torch.tensor(0.5))
-        torch.testing.assert_close(mean_frequency(wave(k).T), torch.tensor(float(k)), rtol=1e-4, atol=0)
+        torch.testing.assert_close(
+            mean_frequency(wave(k).T), torch.tensor(float(k)), rtol=1e-4, atol=0
+        )
     mixed = wave(2) + 2 * wave(5).T
-    torch.testing.assert_close(mean_frequency(mixed[None] + 3), torch.tensor([(2 + 4 * 5) / 5]), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        mean_frequency(mixed[None] + 3),
+        torch.tensor([(2 + 4 * 5) / 5]),
+        rtol=1e-4,
+        atol=0,
+    )
     noise = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert radial_power(noise).shape == (64, 3, 8)
     with pytest.raises(ValueError, match="square"):

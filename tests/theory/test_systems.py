@@ -1,6 +1,9 @@
-"""Toy systems keep their promises: flows solve equations, lifts are linear, eigenfunctions grow at their rates."""
+"""Toy systems keep their promises: flows solve equations, lifts are linear,
+eigenfunctions grow at their rates.
+"""
 
-from inspect import unwrap  # off with the type checker of the tests, for shapes that it would refuse first
+# off with the type checker of the tests, for shapes that it would refuse first
+from inspect import unwrap
 
 import numpy as np
 import pytest
@@ -10,7 +13,8 @@ from scipy.linalg import expm
 from hkd_mini import systems
 
 CLOSED = [
-    systems.linear(np.array([[-0.5, 3.0], [0.0, -0.4]])),  # non-normal: eigenvectors nearly parallel
+    # non-normal: eigenvectors nearly parallel
+    systems.linear(np.array([[-0.5, 3.0], [0.0, -0.4]])),
     systems.spiral(-0.1, 1.3),
     systems.slow_manifold(),
     systems.slow_manifold(mu=-0.5, lam=-1.0),  # resonance lam = 2 mu
@@ -18,7 +22,12 @@ CLOSED = [
     systems.stuart_landau(),
     systems.stuart_landau(mu=0.7, omega=-1.4, shear=0.9),
 ]
-NUMERICAL = [systems.pendulum(), systems.pendulum(0.2), systems.duffing(), systems.van_der_pol(2.0)]
+NUMERICAL = [
+    systems.pendulum(),
+    systems.pendulum(0.2),
+    systems.duffing(),
+    systems.van_der_pol(2.0),
+]
 
 
 def points(count=5, seed=0):
@@ -29,36 +38,59 @@ def points(count=5, seed=0):
 def test_the_flow_solves_the_equation(system):
     # an independent solver (LSODA) from every point, one by one
     for x in points(3):
-        there = solve_ivp(lambda _, v: system.field(v), (0, 1.7), x, method="LSODA", rtol=1e-10, atol=1e-12)
-        np.testing.assert_allclose(system.flow(x, 1.7), there.y[:, -1], rtol=0, atol=2e-8)
+        there = solve_ivp(
+            lambda _, v: system.field(v),
+            (0, 1.7),
+            x,
+            method="LSODA",
+            rtol=1e-10,
+            atol=1e-12,
+        )
+        np.testing.assert_allclose(
+            system.flow(x, 1.7), there.y[:, -1], rtol=0, atol=2e-8
+        )
 
 
 @pytest.mark.parametrize("system", CLOSED + NUMERICAL, ids=lambda s: s.name)
 def test_semigroup_and_identity(system):
     x = points(1)  # a batch of one
     np.testing.assert_allclose(system.flow(x, 0.0), x, rtol=0, atol=1e-15)
-    np.testing.assert_allclose(system.flow(system.flow(x, 0.4), 0.9), system.flow(x, 1.3), rtol=0, atol=1e-9)
-    np.testing.assert_allclose(system.flow(system.flow(x, 0.6), -0.6), x, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        system.flow(system.flow(x, 0.4), 0.9), system.flow(x, 1.3), rtol=0, atol=1e-9
+    )
+    np.testing.assert_allclose(
+        system.flow(system.flow(x, 0.6), -0.6), x, rtol=0, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("system", [s for s in CLOSED if s.lift], ids=lambda s: s.name)
 def test_the_lift_is_exactly_linear(system):
     x = points(7).reshape(7, 1, 2)  # any batch shape
     lifted = system.lift(x) @ expm(system.generator * 2.3).T
-    np.testing.assert_allclose(system.lift(system.flow(x, 2.3)), lifted, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        system.lift(system.flow(x, 2.3)), lifted, rtol=0, atol=1e-12
+    )
 
 
-@pytest.mark.parametrize("system", [s for s in CLOSED if s.eigenfunctions], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "system", [s for s in CLOSED if s.eigenfunctions], ids=lambda s: s.name
+)
 @pytest.mark.parametrize("t", [1.1, -0.05])
 def test_eigenfunctions_grow_at_their_rates(system, t):
     x = points(6, seed=3)
-    after, before = system.eigenfunctions(system.flow(x, t)), system.eigenfunctions(x)
-    np.testing.assert_allclose(after, np.exp(system.rates * t) * before, rtol=1e-9, atol=1e-9)
+    after = system.eigenfunctions(system.flow(x, t))
+    before = system.eigenfunctions(x)
+    np.testing.assert_allclose(
+        after, np.exp(system.rates * t) * before, rtol=1e-9, atol=1e-9
+    )
 
 
-@pytest.mark.parametrize("system", [s for s in CLOSED if s.eigenfunctions], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "system", [s for s in CLOSED if s.eigenfunctions], ids=lambda s: s.name
+)
 def test_products_of_eigenfunctions_are_eigenfunctions(system):
-    x, t = points(6, seed=4), 0.8
+    x = points(6, seed=4)
+    t = 0.8
     pair = lambda y: np.prod(system.eigenfunctions(y)[..., :2], -1)
     expected = np.exp(system.rates[:2].sum() * t) * pair(x)
     np.testing.assert_allclose(pair(system.flow(x, t)), expected, rtol=1e-9, atol=1e-9)
@@ -67,51 +99,77 @@ def test_products_of_eigenfunctions_are_eigenfunctions(system):
 def test_known_spectra():
     slow = systems.slow_manifold()
     np.testing.assert_allclose(np.sort(slow.rates.real), [-1, -0.2, -0.1], atol=1e-15)
-    np.testing.assert_allclose(np.sort(np.linalg.eigvals(slow.generator).real), [-1, -0.2, -0.1], atol=1e-15)
-    np.testing.assert_allclose(systems.stuart_landau(shear=0.5).rates, [-2, 1j], atol=1e-15)
+    np.testing.assert_allclose(
+        np.sort(np.linalg.eigvals(slow.generator).real), [-1, -0.2, -0.1], atol=1e-15
+    )
+    np.testing.assert_allclose(
+        systems.stuart_landau(shear=0.5).rates, [-2, 1j], atol=1e-15
+    )
     spiral = systems.spiral(-0.3, 2.0)
-    np.testing.assert_allclose(np.sort_complex(spiral.rates), [-0.3 - 2j, -0.3 + 2j], atol=1e-14)
+    np.testing.assert_allclose(
+        np.sort_complex(spiral.rates), [-0.3 - 2j, -0.3 + 2j], atol=1e-14
+    )
 
 
 def test_the_resonant_slow_manifold_has_a_lift_but_no_eigenbasis():
     slow = systems.slow_manifold(mu=-0.5, lam=-1.0)
     assert slow.eigenfunctions is None and slow.rates is None
-    assert np.linalg.matrix_rank(slow.generator + np.eye(3), tol=1e-12) == 2  # a double rate, one eigenvector
+    # a double rate, one eigenvector
+    assert np.linalg.matrix_rank(slow.generator + np.eye(3), tol=1e-12) == 2
 
 
 def test_the_spiral_turns_as_hkd_blocks_do():
-    alpha, beta, t = -0.2, 1.5, 0.7
+    alpha = -0.2
+    beta = 1.5
+    t = 0.7
     x = points(4)
-    w, after = x @ [1, 1j], systems.spiral(alpha, beta).flow(x, t) @ [1, 1j]
+    w = x @ [1, 1j]
+    after = systems.spiral(alpha, beta).flow(x, t) @ [1, 1j]
     np.testing.assert_allclose(after, np.exp((alpha - 1j * beta) * t) * w, atol=1e-14)
 
 
 @pytest.mark.parametrize("energy", [-0.9, 0.0, 0.8, 1.5, 7.0])
 def test_pendulum_period(energy):
-    # quadrature of dt = d theta / theta', substituting sin(theta/2) = k sin(phi) for swings
+    # quadrature of dt = d theta / theta', substituting sin(theta/2) = k sin(phi) for
+    # swings
     if energy < 1:
         k2 = (1 + energy) / 2
-        expected = 4 * quad(lambda phi: 1 / np.sqrt(1 - k2 * np.sin(phi) ** 2), 0, np.pi / 2)[0]
-        start, after = np.array([np.arccos(-energy), 0.0]), lambda x: x
+        expected = (
+            4
+            * quad(lambda phi: 1 / np.sqrt(1 - k2 * np.sin(phi) ** 2), 0, np.pi / 2)[0]
+        )
+        start = np.array([np.arccos(-energy), 0.0])
+        after = lambda x: x
     else:
-        expected = quad(lambda th: 1 / np.sqrt(2 * (energy + np.cos(th))), 0, 2 * np.pi)[0]
-        start, after = np.array([0.0, np.sqrt(2 * (energy + 1))]), lambda x: x - [2 * np.pi, 0]
+        expected = quad(
+            lambda th: 1 / np.sqrt(2 * (energy + np.cos(th))), 0, 2 * np.pi
+        )[0]
+        start = np.array([0.0, np.sqrt(2 * (energy + 1))])
+        after = lambda x: x - [2 * np.pi, 0]
     period = systems.pendulum_period(energy)
     assert period == pytest.approx(expected, rel=1e-9)
-    np.testing.assert_allclose(after(systems.pendulum().flow(start, period)), start, atol=1e-7)
+    np.testing.assert_allclose(
+        after(systems.pendulum().flow(start, period)), start, atol=1e-7
+    )
 
 
 def test_koopman_is_linear_where_the_flow_is_not():
-    duffing, x, t = systems.duffing(), points(5), 0.9
-    f, g = (lambda x: x[..., 0] ** 2), (lambda x: np.sin(x[..., 1]))
+    duffing = systems.duffing()
+    x = points(5)
+    t = 0.9
+    f = lambda x: x[..., 0] ** 2
+    g = lambda x: np.sin(x[..., 1])
     combined = systems.koopman(duffing, lambda x: 2 * f(x) - 3 * g(x), t)(x)
-    separate = 2 * systems.koopman(duffing, f, t)(x) - 3 * systems.koopman(duffing, g, t)(x)
+    separate = 2 * systems.koopman(duffing, f, t)(x) - 3 * systems.koopman(
+        duffing, g, t
+    )(x)
     np.testing.assert_allclose(combined, separate, atol=1e-13)
     assert abs(duffing.flow(2 * x, t) - 2 * duffing.flow(x, t)).max() > 0.1
 
 
 def test_trajectory_in_any_order_of_times():
-    times, x = np.array([0.0, 2.0, 0.5]), points(3)
+    times = np.array([0.0, 2.0, 0.5])
+    x = points(3)
     path = systems.trajectory(systems.van_der_pol(), x, times)
     assert path.shape == (3, 3, 2)
     np.testing.assert_allclose(path[0], x)
@@ -119,10 +177,16 @@ def test_trajectory_in_any_order_of_times():
 
 
 def test_snapshot_pairs():
-    pairs = systems.snapshot_pairs(systems.slow_manifold(), 40, 0.3, (-1, [1, 2]), np.random.default_rng(0))
-    again = systems.snapshot_pairs(systems.slow_manifold(), 40, 0.3, (-1, [1, 2]), np.random.default_rng(0))
+    pairs = systems.snapshot_pairs(
+        systems.slow_manifold(), 40, 0.3, (-1, [1, 2]), np.random.default_rng(0)
+    )
+    again = systems.snapshot_pairs(
+        systems.slow_manifold(), 40, 0.3, (-1, [1, 2]), np.random.default_rng(0)
+    )
     assert pairs.x.shape == pairs.y.shape == (40, 2)
-    assert (pairs.x >= -1).all() and (pairs.x <= [1, 2]).all() and pairs.x[:, 1].max() > 1
+    assert (
+        (pairs.x >= -1).all() and (pairs.x <= [1, 2]).all() and pairs.x[:, 1].max() > 1
+    )
     np.testing.assert_array_equal(pairs.y, again.y)
     np.testing.assert_array_equal(pairs.y, systems.slow_manifold().flow(pairs.x, 0.3))
 
@@ -134,15 +198,29 @@ RNG = np.random.default_rng(0)
     "call, word",
     [
         (lambda: unwrap(systems.linear)(np.ones((2, 3))), "square"),
-        (lambda: systems.linear(np.array([[1.0, 1.0], [0.0, 1.0]])), "basis of eigenvectors"),
+        (
+            lambda: systems.linear(np.array([[1.0, 1.0], [0.0, 1.0]])),
+            "basis of eigenvectors",
+        ),
         (lambda: systems.stuart_landau(mu=-1.0), "mu = -1"),
         (lambda: systems.stuart_landau().flow(np.array([2.0, 0.0]), -1.0), "t = -1.0"),
-        (lambda: systems.numerical("blow-up", lambda x: x**2).flow(np.ones(2), 2.0), "no flow to t = 2.0"),
+        (
+            lambda: systems.numerical("blow-up", lambda x: x**2).flow(np.ones(2), 2.0),
+            "no flow to t = 2.0",
+        ),
         (lambda: systems.pendulum_period(1.0), "got 1.0"),
         (lambda: systems.pendulum_period(-1.0), "got -1.0"),
         (lambda: systems.pendulum_period(float("nan")), "nan"),
-        (lambda: systems.snapshot_pairs(systems.duffing(), 0, 0.1, (-1, [1, 1]), RNG), "count 0"),
-        (lambda: systems.snapshot_pairs(systems.duffing(), 3, 0.1, (1, [1, 2]), RNG), "low < high"),
+        (
+            lambda: systems.snapshot_pairs(
+                systems.duffing(), 0, 0.1, (-1, [1, 1]), RNG
+            ),
+            "count 0",
+        ),
+        (
+            lambda: systems.snapshot_pairs(systems.duffing(), 3, 0.1, (1, [1, 2]), RNG),
+            "low < high",
+        ),
     ],
 )
 def test_bad_input_is_named(call, word):

@@ -1,0 +1,81 @@
+"""Code that a reader reads: it fits the page, and a line assigns one thing.
+
+Line length and statements behind a semicolon are ruff's to see (`make lint`); here it is
+run on what is committed, and asked for what it has no rule for.
+"""
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("hkd_mini", "benchmarks", "tests", "book/assets", ".ci")
+MODULES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+
+
+def parts(path):
+    """A file of Python as it is, a notebook cell by cell."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        return [text]
+    cells = json.loads(text)["cells"]
+    return ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+
+
+def written(target):
+    """What an assignment's target changes, as text."""
+    if isinstance(target, (ast.Tuple, ast.List)):
+        return set().union(*map(written, target.elts))
+    return {ast.unparse(target)}
+
+
+def packed(tree):
+    """Assignments of several values at once that could stand on lines of their own.
+
+    `a, b = b, a + b` cannot: what is assigned first is read by the second.
+    """
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)):
+            continue
+        target = node.targets[0]
+        if not isinstance(target, ast.Tuple) or len(target.elts) != len(
+            node.value.elts
+        ):
+            continue
+        changed = set()
+        for place, value in zip(target.elts, node.value.elts):
+            read = {ast.unparse(n) for n in ast.walk(value)}
+            read |= {ast.unparse(n) for n in ast.walk(place)} - written(place)
+            if changed & read or any(isinstance(n, ast.Starred) for n in target.elts):
+                break
+            changed |= written(place)
+        else:
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", MODULES + NOTEBOOKS, ids=lambda path: path.name)
+def test_a_line_assigns_one_thing(path):
+    found = [text for part in parts(path) for text in packed(ast.parse(part))]
+    assert not found, f"one assignment a line: {found}"
+
+
+def test_what_is_packed():
+    code = "a, b = 1, 2\nc, d = d, c\nx, y = f(), g(x)\nm, n = f()\no.a, p = 1, 2"
+    assert list(packed(ast.parse(code))) == ["a, b = (1, 2)", "o.a, p = (1, 2)"]
+
+
+def test_ruff_has_nothing_to_say():
+    ruff = shutil.which("ruff", path=str(Path(sys.executable).parent))
+    if ruff is None:
+        pytest.skip("no ruff beside this Python: pip install ruff")
+    for command in (["check", "."], ["format", "--check", "."]):
+        done = subprocess.run(
+            [ruff, *command], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
