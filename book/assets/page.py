@@ -70,12 +70,11 @@ def live(draw: Callable, **controls: widgets.Widget) -> widgets.VBox:
 
 
 def in_page(module: str, alt: str, **data) -> HTML:
-    """assets/live/MODULE.mjs at work in the output: its `mount(element, data)` with
-    `data` as JSON.
+    """assets/live/MODULE.mjs at work in the output: its `mount(element, data)`.
 
     Modules may import from "./stage.mjs" and others beside it, and export functions;
-    all become one inline script. `alt` says what can be seen and moved. Round numbers
-    in `data`: the output is compared when the notebook is tested.
+    all become one inline script. `alt` says what can be seen and moved. `data` stands
+    beside it as JSON, in an element that tests do not compare (assets/compared.cfg).
     """
     own = (LIVE / f"{module}.mjs").read_text(encoding="utf-8")
     shared = sorted(set(re.findall(r'from "\./(\w+\.mjs)"', own)) | {"stage.mjs"})
@@ -83,16 +82,20 @@ def in_page(module: str, alt: str, **data) -> HTML:
     script = "\n".join(
         re.sub(r"^import .*?;\n", "", source, flags=re.M | re.S) for source in sources
     )
-    script = re.sub(
-        r"^\s*//.*\n", "", re.sub(r"^export ", "", script, flags=re.M), flags=re.M
-    )
-    mount = (
-        f'mount(document.getElementById("live-{module}"), '
-        f"{json.dumps(data, separators=(',', ':'))});"
-    )
+    script = re.sub(r"^export ", "", script, flags=re.M)
+    script = re.sub(r"^\s*//.*\n", "", script, flags=re.M)
     return HTML(
         f'<div class="live" id="live-{module}" role="group" aria-label="{alt}">'
         "<noscript>This picture computes in your browser and needs JavaScript; its "
         "still is above.</noscript></div>\n"
-        f'<script type="module">\n{script}\n{mount}\n</script>'
+        f'<script type="application/json" id="data-{module}">{packed(data)}</script>\n'
+        f'<script type="module">\n{script}\n'
+        f'mount(document.getElementById("live-{module}"), '
+        f'JSON.parse(document.getElementById("data-{module}").textContent));\n'
+        "</script>"
     )
+
+
+def packed(data: dict) -> str:
+    """JSON on one line that may stand inside a script element: no `<` is left in it."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

@@ -42,8 +42,8 @@ FLOOR = {module: floor for floor, modules in FLOORS.items() for module in module
 # its Denoiser.
 NEIGHBOURS = {("model", "teacher")}
 
-# Statements of the longer ones, lists rather than chapters: the blocks of the U-Net, one
-# function for each command, one for each widget; and what a run has to keep.
+# Statements of the longer ones, lists rather than chapters: the blocks of the U-Net,
+# one function for each command, one for each widget; and what a run has to keep.
 LONGER = {"networks": 205, "cli": 225, "loop": 235, "widgets": 200}
 
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)

@@ -1,7 +1,7 @@
 """Code that a reader reads: it fits the page, and a line assigns one thing.
 
-Line length and statements behind a semicolon are ruff's to see (`make lint`); here it is
-run on what is committed, and asked for what it has no rule for.
+Line length and statements behind a semicolon are ruff's to see (`make lint`); here it
+is run on what is committed, and asked for what it has no rule for.
 """
 
 import ast

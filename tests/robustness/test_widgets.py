@@ -186,7 +186,9 @@ def test_the_package_does_not_need_ipywidgets():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["hkd-cifar10", "hkd-cifar10-linear"])
 def test_every_move_is_drawn(name):
-    """And how many a second one core draws is said: five are wanted of eight samples."""
+    """And how many a second one core draws is said: five are wanted of eight
+    samples.
+    """
     model = hkd_mini.load(name)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
