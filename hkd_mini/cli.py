@@ -63,8 +63,7 @@ class Changes:
     seed: int | None = None
     """Seed of data order, noise and initial weights."""
     drop_labels: float | None = None
-    """Teacher: share of classes withheld, so that one network is conditional and not.
-    """
+    """Teacher: share of classes withheld, for one network with classes and without."""
     times: int | None = None
     """Distillation: points of each path a step (s)."""
     rate_A: float | None = None

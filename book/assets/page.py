@@ -46,7 +46,10 @@ def flipbook(
     ]
     book = widgets.Stack(pictures, selected_index=start)
     slider = widgets.SelectionSlider(
-        options=[str(label) for label in frames], index=start, description=description
+        options=[str(label) for label in frames],
+        index=start,
+        description=description,
+        layout={"width": "100%", "max_width": "32rem"},
     )
     slider.style.description_width = "initial"
     widgets.jslink((slider, "index"), (book, "selected_index"))
