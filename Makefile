@@ -1,7 +1,10 @@
 # Everything starts here. Each goal does what it needs first; a second run is quick.
 #
 #   make book     the rendered book, in _build/html
-#   make test     every test and every notebook
+#   make test     every test and every notebook, on all cores
+#   make portable the notebooks again, with other processors' kernels and other numbers of threads
+#   make claims   every number that the book claims, measured again: what moved (DATA=cifar, three quarters of an hour)
+#   make execute  run one chapter (CHAPTER=07) as committed ones are run, and write its twin
 #   make lab      JupyterLab on the notebooks
 #   make install  only the environment (.venv, exact pins from constraints.txt)
 #   make lint     style, and the notebooks' text twins
@@ -9,12 +12,14 @@
 #   make clean    remove what the goals above made
 #
 # PYTHON=python3.12 chooses the interpreter (3.10 or newer), PIP_ARGS="--extra-index-url ..." adds to pip's
-# command line, PYTEST_ARGS="-k koopman" to pytest's ("-n 2 --dist loadfile" uses two cores).
+# command line, PYTEST_ARGS="-k koopman" to pytest's ("-n 0" keeps it to one core, where a debugger works).
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+CHAPTER ?=
+DATA ?=
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
 SHELL := bash
@@ -27,7 +32,7 @@ INSTALLED := $(VENV)/.installed
 BOOK := _build/.book
 SOURCES := _config.yml $(shell find book hkd_mini data -type f -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help install book test lab lint coverage clean
+.PHONY: help install book test portable claims execute lab lint coverage clean
 .DEFAULT_GOAL := help
 
 help:
@@ -50,8 +55,20 @@ book: $(BOOK)
 	@cat _build/offline.txt
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
+# One thread a process: two processes of two threads each wait for one another.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --nbval book tests $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval book tests -n auto --dist loadfile --durations=10 $(PYTEST_ARGS)
+
+portable: $(INSTALLED)
+	$(BIN)/python .ci/portable.py
+
+claims: $(INSTALLED)
+	@test -n "$(DATA)" || { echo "make claims DATA=FOLDER: the folder with CIFAR-10 (hkd-mini data cifar10 --root FOLDER)"; exit 2; }
+	$(BIN)/python benchmarks/claims.py --data $(DATA) --check
+
+execute: $(INSTALLED)
+	@test -n "$(CHAPTER)" || { echo "make execute CHAPTER=07, or tour, or claims"; exit 2; }
+	$(BIN)/python .ci/execute.py book/$(CHAPTER)*.ipynb
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=book

@@ -24,7 +24,7 @@ import nbformat
 import numpy as np
 from nbclient import NotebookClient
 from notebooks import WIDGETS, write_twin
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 PICTURES = ("image/png", "image/jpeg")
@@ -46,17 +46,17 @@ def executed(path: Path, timeout: int = 600) -> nbformat.NotebookNode:
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
     return notebook
 
 
 def pixels(content: bytes) -> np.ndarray | None:
-    """A picture as (height, width, 4) numbers from 0 to 255; None for what is none."""
-    try:
-        picture = Image.open(io.BytesIO(content)).convert("RGBA")
-    except UnidentifiedImageError:
+    """A PNG or JPEG as (height, width, 4) numbers from 0 to 255; None for all else."""
+    if not content.startswith((b"\x89PNG", b"\xff\xd8\xff")):
         return None
+    picture = Image.open(io.BytesIO(content)).convert("RGBA")
     return np.asarray(picture).astype(float)
 
 

@@ -1,9 +1,8 @@
 """Keep notebooks and their text twins together.
 
-    python .ci/notebooks.py check book/*.ipynb    # does each twin say what its notebook
-    says? python .ci/notebooks.py twin  book/*.ipynb    # write the twins from the
-    notebooks python .ci/notebooks.py strip book/*.ipynb    # drop widget metadata that
-    holds no state
+    python .ci/notebooks.py check book/*.ipynb  # does each twin say what it should?
+    python .ci/notebooks.py twin  book/*.ipynb  # write the twins from the notebooks
+    python .ci/notebooks.py strip book/*.ipynb  # drop widget metadata without state
 
 A notebook in book/ is what runs and is shown; its twin in book/text/ is what is
 reviewed. `jupytext --sync` trusts modification times, which a clone scrambles, so here

@@ -1,9 +1,8 @@
 """What each part of HKD is worth, and whether it is Koopman: many small models on the
 same paths.
 
-    python benchmarks/ablations.py                # each row that
-    data/ablations/results.json lacks: two hours python benchmarks/ablations.py "path"
-    # rows whose objective starts so
+    python benchmarks/ablations.py         # each row that is missing: two hours
+    python benchmarks/ablations.py "path"  # rows whose objective starts so
 
 All rows distil the bundled `teacher-cifar10-tiny` (0.8 million parameters) with the
 preset's recipe: the same 4,608 paths, the same initial weights and, at one seed, the

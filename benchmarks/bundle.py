@@ -1,9 +1,8 @@
 """Make what data/ holds besides the weights: reference statistics, held-out paths,
 checksums.
 
-    python benchmarks/bundle.py --data cifar  # reference-cifar10.safetensors,
-    trajectories-*/, MANIFEST.json python benchmarks/bundle.py               #
-    MANIFEST.json alone
+    python benchmarks/bundle.py --data cifar  # statistics, held-out paths, checksums
+    python benchmarks/bundle.py               # MANIFEST.json alone
 
 The weights themselves come from the commands in their model cards. Run this after
 replacing any file, and commit the manifest.

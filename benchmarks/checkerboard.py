@@ -1,10 +1,9 @@
 """Is it Koopman? Train HKD on the paths of a checkerboard, objective by objective, and
 measure what A does.
 
-    python benchmarks/checkerboard.py                # each row that
-    data/checkerboard/results.json lacks: an hour python benchmarks/checkerboard.py
-    path+linear    # rows whose objective starts so python benchmarks/checkerboard.py
-    --keep DIR     # and chapter 7's models and held-out paths: DIR/paper, moving, ...
+    python benchmarks/checkerboard.py              # each row that is missing: an hour
+    python benchmarks/checkerboard.py path+linear  # rows whose objective starts so
+    python benchmarks/checkerboard.py --keep DIR   # and chapter 7's models and paths
 
 The teacher is exact: the best denoiser of 4096 points, 36 Heun steps, every second
 point of a path kept. All models see the same 20,000 paths and are measured on 2,000

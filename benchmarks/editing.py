@@ -1,10 +1,9 @@
 """What editing does to pictures, in numbers: band injection against its controls,
 inpainting, colourisation.
 
-    python benchmarks/editing.py                  # writes data/editing.json: half an
-    hour on a shared core python benchmarks/editing.py --quick          # 16 pairs and
-    pictures, no file python benchmarks/editing.py --lpips alex     # the perceptual
-    distance is LPIPS (a download), no file
+    python benchmarks/editing.py               # writes data/editing.json: half an hour
+    python benchmarks/editing.py --quick       # 16 pairs and pictures, no file
+    python benchmarks/editing.py --lpips alex  # with LPIPS (a download), no file
 
 Injection: pair i is a unit noise and a reference path of the model's own teacher, all
 of them new. The reference's state at time t, encoded from x_t of its path, is mixed

@@ -1,9 +1,8 @@
 """KDM on the checkerboard: does one matrix do it, do its latents keep cells together,
 do they know outliers?
 
-    python benchmarks/kdm_board.py               # each row that
-    data/checkerboard/kdm.json lacks: half an hour python benchmarks/kdm_board.py --keep
-    DIR    # and the dense model of seed 0, for chapter 16
+    python benchmarks/kdm_board.py             # each row that is missing: half an hour
+    python benchmarks/kdm_board.py --keep DIR  # and the dense model of seed 0
 
 The paths of chapter 7, first and last point; 12,000 iterations of 128, as chapter 7's
 models have; dense and decomposed operators, three seeds. On 2,000 held-out noises:

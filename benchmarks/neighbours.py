@@ -1,8 +1,7 @@
 """Does one step copy? How far samples are from their nearest training pictures, beside
 what copies would score.
 
-    python benchmarks/neighbours.py --data cifar    # a minute on one thread; writes
-    data/neighbours.json
+    python benchmarks/neighbours.py --data cifar  # a minute; data/neighbours.json
 
 1,000 one-step samples look for their nearest neighbours among all 50,000 training
 pictures, as they are and mirrored. So do 1,000 test pictures, which no training saw,

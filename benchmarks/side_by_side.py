@@ -1,11 +1,9 @@
 """One-step generation, side by side: every method on one teacher, at one cost in
 network evaluations.
 
-    python benchmarks/side_by_side.py          # each row that
-    data/side-by-side/toy2d.json lacks, and the students python
-    benchmarks/side_by_side.py HKD      # rows of methods whose names start so python
-    benchmarks/side_by_side.py --sweep  # a quarter and a half of the cost; a network of
-    half the width
+    python benchmarks/side_by_side.py          # each row that is missing, the students
+    python benchmarks/side_by_side.py HKD      # rows of methods whose names start so
+    python benchmarks/side_by_side.py --sweep  # other costs; a network half as wide
 
 On the checkerboard of chapter 7. A teacher of 132 thousand parameters is trained once;
 every student starts from its weights (KDM, whose networks are others, from scratch) and

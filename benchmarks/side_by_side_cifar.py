@@ -1,9 +1,8 @@
 """One-step generation, side by side, on CIFAR-10: seven methods, one teacher, at the
 cost of the bundled HKD.
 
-    python benchmarks/side_by_side_cifar.py --data cifar              # each row that is
-    missing: over an hour python benchmarks/side_by_side_cifar.py --data cifar --only CD
-    # rows of methods whose names start so
+    python benchmarks/side_by_side_cifar.py --data cifar  # rows that are missing
+    python benchmarks/side_by_side_cifar.py --data cifar --only CD
 
 The teacher is `teacher-cifar10`; every student starts from its weights (KDM, whose
 networks are others, from scratch) and may spend what the recipe of `cifar10-mini`

@@ -1,9 +1,8 @@
 """Does a mode's rate say whether it draws something coarse or something fine? Bands
 against spatial frequencies.
 
-    python benchmarks/spectral.py              # twenty minutes on one thread; writes
-    data/spectrum.json python benchmarks/spectral.py --quick      # eight samples of the
-    small model, written nowhere
+    python benchmarks/spectral.py          # twenty minutes; writes data/spectrum.json
+    python benchmarks/spectral.py --quick  # eight samples of the small model, no file
 
 For both bundled HKDs and each resolution of their states, the modes are cut into eight
 bands of equal size by rank of a rate, jointly over the states of that resolution. Of

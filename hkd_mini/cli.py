@@ -281,11 +281,11 @@ def cmd_teacher(
     Args:
         out: folder for weights, checkpoint and log.
         preset: toy2d, cifar10-tiny, cifar10-mini, cifar10-mini-cond, cifar10,
-        cifar10-cond or ffhq64.
+            cifar10-cond or ffhq64.
         data: folder with CIFAR-10 or with pictures; for toy2d the name of a point set.
         start: bundled name or folder of a teacher to start from; classes it does not
-        know start without effect. Or a checkpoint of EDM's, FILE.pkl: nothing in it is
-        run. Without --preset and --data it is converted, into --out.
+            know start without effect. Or a checkpoint of EDM's, FILE.pkl: nothing in
+            it is run. Without --preset and --data it is converted, into --out.
         resume: go on from the checkpoint in --out.
     """
     pickled = start is not None and start.endswith(".pkl")
@@ -340,8 +340,8 @@ def cmd_trajectories(
         batch: paths integrated at once.
         seed: seed of the noise.
         precision: auto (bf16 where the device computes it natively, else fp32), bf16,
-        tf32 or fp32, of the network; the path itself is summed in float32. Resumed,
-        auto is what the run began with.
+            tf32 or fp32, of the network; the path itself is summed in float32. Resumed,
+            auto is what the run began with.
         compile: compile the network first (a minute, then up to 1.7 times faster).
         resume: keep the whole shards in --out and make the missing ones.
     """
@@ -404,7 +404,7 @@ def cmd_distill(
         encoder_time: sigma (the paper) or none (observables of x alone).
         spatial: local (A at every location) or shared.
         hierarchy: full, bottleneck (skips pass unevolved) or bottleneck-only (skips
-        dropped).
+            dropped).
         koopman: off fixes A at 0.
         consistency: off trains at T alone.
     """
@@ -467,9 +467,9 @@ def cmd_sample(
         out: file to write, ending in .npy.
         seed: seed of the noise.
         steps: Heun steps of a teacher (2 steps - 1 evaluations); an HKD takes one
-        evaluation.
+            evaluation.
         precision: auto (bf16 where the device computes it natively, else fp32), bf16,
-        tf32 or fp32.
+            tf32 or fp32.
         compile: compile the network first.
     """
     if n < 1 or not out.endswith(".npy"):
@@ -506,14 +506,19 @@ def cmd_evaluate(
 
     Args:
         data: folder with CIFAR-10 (its 50,000 training pictures); without it, the
-        bundled statistics and no precision.
-        samples: file written by `hkd-mini sample`. weights: or draw the samples from
-        these weights. n: how many to draw. seed: seed of the noise. steps: Heun steps
-        of a teacher. features: cifar (the bundled classifier), a folder made by
-        `hkd-mini features`, or inception (downloads its weights once). real: compare
-        with the first so many of the training pictures in --data only; default all.
-        precision: auto, bf16, tf32 or fp32, of the network that draws. compile: compile
-        it first.
+            bundled statistics and no precision.
+        samples: file written by `hkd-mini sample`.
+        weights: or draw the samples from these weights.
+        n: how many to draw.
+        seed: seed of the noise.
+        steps: Heun steps of a teacher.
+        features: cifar (the bundled classifier), a folder made by `hkd-mini features`,
+            or inception (downloads its weights once).
+        real: compare with the first so many of the training pictures in --data only;
+            default all.
+        precision: auto (bf16 where the device computes it natively, else fp32), bf16,
+            tf32 or fp32, of the network that draws.
+        compile: compile the network first.
     """
     if (samples is None) == (weights is None):
         raise ValueError("give either --samples FILE.npy or --weights NAME_OR_DIR")

@@ -1,11 +1,11 @@
-"""What a control of a page measures, in the browser: its track, its label, its value."""
+"""What a control of a page measures: its track, its label, its value."""
 
 TRACK = 120  # pixels at least, so that a finger can choose among values
-# Every control with a track: its width, how much of its label is cut, the value shown.
+# Every control with a track: its width, what is cut of its label, the value shown.
 TRACKS = """() => {
   const seen = (e) => e && e.getClientRects().length > 0;
   const widgets = [...document.querySelectorAll(".noUi-target")].map((e) => {
-    const box = e.closest(".jupyter-widgets.widget-inline-hbox");
+    const box = e.closest(".widget-inline-hbox");
     const label = box.querySelector(".widget-label");
     const value = box.querySelector(".widget-readout");
     return { e, label: seen(label) ? label : null, value };

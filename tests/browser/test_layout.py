@@ -19,9 +19,9 @@ BLOCKS = """() => {
   document.querySelectorAll("details").forEach((e) => { e.open = true; });
   const all = [...document.querySelectorAll(".bd-article div.highlight pre")];
   const blocks = all.filter((e) => e.getClientRects().length > 0);
-  const longest = (e) => e.innerText.split("\\n").sort((a, b) => b.length - a.length)[0];
+  const lines = (e) => e.innerText.split("\\n").sort((a, b) => b.length - a.length);
   const cut = blocks.filter((e) => e.scrollWidth > e.clientWidth + 1);
-  return { count: blocks.length, cut: cut.map(longest) };
+  return { count: blocks.length, cut: cut.map((e) => lines(e)[0]) };
 }"""
 # Where a pointer takes hold of a slider, and how long its track is.
 GRIP = """(e) => {
