@@ -1,17 +1,19 @@
-"""The rendered pages in a real browser: every slider moves its picture, nothing leaves
-the machine, nothing sticks out.
+"""The rendered pages in a real browser: every control moves its picture, by key and by
+pointer, nothing leaves the machine, nothing sticks out, every slider can be grasped.
 
 Needs Chromium (or Chrome) and the built book: `make book` first. Skipped by name where
-either is missing.
+either is missing. A page is opened once for all that is asked of it.
 """
 
+import contextlib
 import importlib
+from typing import NamedTuple
 
 import pytest
+from measures import TRACK, TRACKS, faults
 from rendered import HTML, LIVE_MODEL, needs_the_book
 
-PAGES = (
-    "index",
+MOVING = (
     "tour",
     "01-flows-and-observables",
     "02-exact-lifts",
@@ -31,18 +33,17 @@ PAGES = (
     "16-kdm",
     "17-side-by-side",
     "18-limits",
-    "notation",
-    "claims",
-    "api/koopman",
 )
-# each has something to move
-MOVING = tuple(page for page in PAGES if page == "tour" or page[:2].isdigit())
+PAGES = (*MOVING, "index", "notation", "claims", "api/koopman")
+DESK = {"width": 1400, "height": 900}
+PHONE = {"width": 390, "height": 844}
 
 # What a control may be: a stored widget's slider, or whatever a picture that computes
 # in the page offers.
 CONTROLS = (
     ".noUi-handle, .live input[type=range], .live select, .live button, .live .handle"
 )
+SLIDERS = ".noUi-handle, .live input[type=range]"
 # What a reader sees of the pictures: frames of widgets that are shown, and the drawing
 # of every live picture, without its controls (a handle that moves alone does not
 # count).
@@ -56,45 +57,110 @@ SHOWN = """() => {
   });
   return frames.concat(drawn).join();
 }"""
+# Where a pointer takes hold of a slider, and how long its track is.
+GRIP = """(e) => {
+  const box = e.getBoundingClientRect();
+  if (e.tagName !== "INPUT") {
+    const track = e.closest(".noUi-target").getBoundingClientRect();
+    const x = box.x + box.width / 2;
+    return { x, y: box.y + box.height / 2, left: track.x, width: track.width };
+  }
+  const thumb = 16;
+  const share = (e.value - e.min) / (e.max - e.min);
+  const x = box.x + thumb / 2 + share * (box.width - thumb);
+  return { x, y: box.y + box.height / 2, left: box.x, width: box.width };
+}"""
+BROKEN = """[...document.images].filter(i => i.complete && !i.naturalWidth)
+  .map(i => i.src)"""
 
 pytestmark = needs_the_book
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("page_name", PAGES)
-def test_a_phone_shows_it_without_sideways_scroll(browser, site, page_name, scheme):
-    page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
-    page.goto(f"{site}/{page_name}.html")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    broken = page.evaluate(
-        "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => "
-        "i.src)"
-    )
-    assert not broken
-    page.close()
+class Visit(NamedTuple):
+    """An open page on a desk, what it asked of other machines, and its errors."""
+
+    name: str
+    page: object
+    elsewhere: list[str]
+    errors: list[str]
 
 
-@pytest.mark.parametrize("page_name", PAGES)
-def test_it_needs_no_other_machine(browser, site, page_name):
-    if "work without a network" not in (HTML.parent / "offline.txt").read_text(
-        encoding="utf-8"
-    ):
-        pytest.skip(
-            "this book was built without npm: formulas and widgets come from a CDN"
-        )
-    page = browser.new_page()
+@pytest.fixture(scope="module", params=PAGES)
+def visit(request, browser, site):
+    """One page after another, each opened once."""
+    name = request.param
+    page = browser.new_page(viewport=DESK, color_scheme="light")
     elsewhere = []
+    errors = []
+    here = (site, "data:", "blob:")
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
-        "request",
-        lambda r: (
-            elsewhere.append(r.url)
-            if not r.url.startswith((site, "data:", "blob:"))
-            else None
-        ),
+        "request", lambda r: None if r.url.startswith(here) else elsewhere.append(r.url)
     )
-    page.goto(f"{site}/{page_name}.html", wait_until="networkidle")
-    assert not elsewhere
+    page.goto(f"{site}/{name}.html", wait_until="networkidle")
+    if page.locator(".gen-still").count():
+        page.locator(LIVE_MODEL).wait_for(timeout=60_000)
+    if name in MOVING:
+        page.locator(CONTROLS).first.wait_for(timeout=20_000)
+    yield Visit(name, page, elsewhere, errors)
     page.close()
+
+
+@contextlib.contextmanager
+def on_a_phone(page):
+    """The page on a phone, in light and then in dark: an iterator of both."""
+
+    def schemes():
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            yield scheme
+
+    page.set_viewport_size(PHONE)
+    yield schemes()
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size(DESK)
+
+
+def timed_out():
+    """Playwright's own exception, imported only where playwright is."""
+    return importlib.import_module("playwright.sync_api").TimeoutError
+
+
+def test_a_phone_shows_it_without_sideways_scroll(visit):
+    with on_a_phone(visit.page) as schemes:
+        for scheme in schemes:
+            wide = visit.page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= PHONE["width"], scheme
+    assert not visit.page.evaluate(BROKEN)
+
+
+def test_it_needs_no_other_machine(visit):
+    said = (HTML.parent / "offline.txt").read_text(encoding="utf-8")
+    if "work without a network" not in said:
+        pytest.skip("built without npm: formulas and widgets come from a CDN")
+    assert not visit.elsewhere
+
+
+def test_every_slider_has_a_track_a_label_and_a_value(visit):
+    tracks = visit.page.evaluate(TRACKS)
+    with on_a_phone(visit.page):
+        narrow = visit.page.evaluate(TRACKS)
+    print(*tracks, *narrow, sep="\n")
+    assert not faults(tracks) and not faults(narrow)
+    assert len(narrow) == len(tracks) == visit.page.locator(SLIDERS).count()
+
+
+def test_a_narrow_slider_is_noticed():
+    found = [
+        {"name": "above: evaluations", "track": 0, "cut": 90, "value": "1"},
+        {"name": "seed", "track": TRACK, "cut": 0, "value": ""},
+        {"name": "time", "track": TRACK, "cut": 1, "value": "0.5"},
+    ]
+    assert faults(found) == [
+        "above: evaluations: a track of 0 pixels",
+        "above: evaluations: its label lacks 90 pixels",
+        "seed: no value is shown",
+    ]
 
 
 def press(page, k):
@@ -113,62 +179,63 @@ def press(page, k):
         page.keyboard.press("ArrowRight")
 
 
-def idle_controls(page, wait=5_000):
-    """The controls of a page that leave its pictures as they were, in words."""
-    if page.locator(".gen-still").count():
-        page.locator(LIVE_MODEL).wait_for(timeout=60_000)
-    page.locator(CONTROLS).first.wait_for(timeout=20_000)
-    idle = []
-    count = page.locator(CONTROLS).count()
-    for k in range(count):
+def drag(page, k):
+    """Draw slider k to where there is more room, left or right, by a third."""
+    slider = page.locator(SLIDERS).nth(k)
+    slider.scroll_into_view_if_needed()
+    grip = slider.evaluate(GRIP)
+    middle = grip["left"] + grip["width"] / 2
+    way = grip["width"] / 3 * (1 if grip["x"] <= middle else -1)
+    page.mouse.move(grip["x"], grip["y"])
+    page.mouse.down()
+    page.mouse.move(grip["x"] + way, grip["y"], steps=4)
+    page.mouse.up()
+
+
+def idle(page, controls, move, wait=5_000):
+    """Those of the controls that leave the page's pictures as they were, in words."""
+    found = []
+    for k in range(page.locator(controls).count()):
         before = page.evaluate(SHOWN)
         assert before
-        press(page, k)
+        move(page, k)
         try:
             page.wait_for_function(
                 f"before => ({SHOWN})() !== before", arg=before, timeout=wait
             )
         except timed_out():
-            idle.append(
-                page.locator(CONTROLS)
-                .nth(k)
-                .evaluate("e => (e.closest('label') ?? e).outerHTML.slice(0, 200)")
-            )
-    return idle
+            told = "e => (e.closest('label') ?? e).outerHTML.slice(0, 200)"
+            found.append(page.locator(controls).nth(k).evaluate(told))
+    return found
 
 
-def timed_out():
-    """Playwright's own exception, imported only where playwright is."""
-    return importlib.import_module("playwright.sync_api").TimeoutError
+def test_every_control_moves_its_picture(visit):
+    count = visit.page.locator(CONTROLS).count()
+    assert (count > 0) == (visit.name in MOVING)
+    assert not idle(visit.page, CONTROLS, press) and not visit.errors
 
 
-@pytest.mark.parametrize("page_name", MOVING)
-def test_every_control_moves_its_picture(browser, site, page_name):
-    page = browser.new_page(viewport={"width": 1400, "height": 900})
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(f"{site}/{page_name}.html", wait_until="networkidle")
-    assert not idle_controls(page) and not errors
-    page.close()
+def test_every_slider_follows_the_pointer(visit):
+    assert not idle(visit.page, SLIDERS, drag) and not visit.errors
 
 
-@pytest.mark.parametrize("page_name", ["01-flows-and-observables", "02-exact-lifts"])
-def test_a_control_whose_callback_is_cut_is_noticed(browser, site, page_name):
-    page = browser.new_page(viewport={"width": 1400, "height": 900})
+@pytest.mark.parametrize("name", ["01-flows-and-observables", "02-exact-lifts"])
+def test_a_control_whose_callback_is_cut_is_noticed(browser, site, name):
+    page = browser.new_page(viewport=DESK)
     cut = []
 
     def without_callbacks(route):
         body = route.fetch().text()
-        cut.append(
-            body.count("move(Number(input.value));")
-            + body.count("if (tell) move(...point);")
-        )
-        body = body.replace("move(Number(input.value));", "").replace(
-            "if (tell) move(...point);", ""
-        )
+        for callback in (
+            "move(Number(input.value));",
+            "if (tell) move(...point);",
+        ):
+            cut.append(body.count(callback))
+            body = body.replace(callback, "")
         route.fulfill(body=body, content_type="text/html")
 
     page.route("**/*.html", without_callbacks)
-    page.goto(f"{site}/{page_name}.html", wait_until="networkidle")
-    assert cut[0] >= 2 and idle_controls(page, wait=700)
+    page.goto(f"{site}/{name}.html", wait_until="networkidle")
+    assert sum(cut) >= 2 and idle(page, CONTROLS, press, wait=700)
+    assert name == "02-exact-lifts" or idle(page, SLIDERS, drag, wait=700)
     page.close()

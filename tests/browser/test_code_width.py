@@ -1,0 +1,49 @@
+"""Code fits the page: on a desk at most one block in fifty scrolls sideways, on a phone
+none does.
+"""
+
+import math
+
+from rendered import HTML, needs_the_book
+
+SHARE = 0.02
+# Blocks of code and of output, unfolded, and the longest line of each that is cut.
+BLOCKS = """() => {
+  document.querySelectorAll("details").forEach((e) => { e.open = true; });
+  const all = [...document.querySelectorAll(".bd-article div.highlight pre")];
+  const blocks = all.filter((e) => e.getClientRects().length > 0);
+  const lines = (e) => e.innerText.split("\\n").sort((a, b) => b.length - a.length);
+  const cut = blocks.filter((e) => e.scrollWidth > e.clientWidth + 1);
+  return { count: blocks.length, cut: cut.map((e) => lines(e)[0]) };
+}"""
+THEMES_OWN = {"_static", "_modules", "genindex.html", "search.html"}
+
+pytestmark = needs_the_book
+
+
+def pages():
+    """Every page of prose or of the package."""
+    found = (path.relative_to(HTML) for path in sorted(HTML.rglob("*.html")))
+    return [path.as_posix() for path in found if path.parts[0] not in THEMES_OWN]
+
+
+def test_code_fits_its_column(browser, site):
+    page = browser.new_page()
+    page.route(
+        "**/*.js", lambda route: route.abort()
+    )  # nothing of it sets code's width
+    found = {1400: {"count": 0, "cut": []}, 390: {"count": 0, "cut": []}}
+    for name in pages():
+        page.goto(f"{site}/{name}", wait_until="domcontentloaded")
+        for width, told in found.items():
+            page.set_viewport_size({"width": width, "height": 900})
+            blocks = page.evaluate(BLOCKS)
+            told["count"] += blocks["count"]
+            told["cut"] += [f"{name}: {line}" for line in blocks["cut"]]
+    page.close()
+    for width, told in found.items():
+        cut = told["cut"]
+        print(f"{width} pixels: {len(cut)} of {told['count']} blocks are cut", *cut)
+    assert found[1400]["count"] > 500
+    assert len(found[1400]["cut"]) <= math.floor(SHARE * found[1400]["count"])
+    assert not found[390]["cut"]
