@@ -57,7 +57,7 @@ book: $(BOOK)
 
 # One thread a process: two processes of two threads each wait for one another.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval book tests -n auto --dist loadfile --durations=10 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval book tests -n auto --dist loadfile --no-loadscope-reorder --durations=10 $(PYTEST_ARGS)
 
 portable: $(INSTALLED)
 	$(BIN)/python .ci/portable.py

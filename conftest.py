@@ -19,6 +19,39 @@ os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+# What takes longest comes first: begun last, it would keep one core busy alone.
+LONGEST = (
+    "10-training.ipynb",
+    "test_pages.py",
+    "test_onestep.py",
+    "14-editing.ipynb",
+    "test_accessibility.py",
+    "16-kdm.ipynb",
+    "test_lab.py",
+    "test_generator.py",
+    "test_benchmarks.py",
+    "test_code_width.py",
+    "test_claims.py",
+    "test_pipeline.py",
+    "test_gpu.py",
+    "test_two_processes.py",
+    "test_stochastic.py",
+    "05-learning-the-lift.ipynb",
+)
+
+
+def pytest_collection_modifyitems(items):
+    if os.environ.get("HKD_MINI_ORDER") == "as given":  # .ci/portable.py shuffles
+        return
+    rank = {name: k for k, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+def pytest_xdist_auto_num_workers(config):
+    # One more than cores: browsers and kernels keep those who drive them waiting.
+    return min(os.cpu_count() or 1, 8) + 1
+
+
 def pytest_configure(config):
     # Bytes of pictures and packed tables are not compared. Here and not among the
     # options in pyproject.toml, since there a path would be looked for in the working

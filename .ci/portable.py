@@ -70,17 +70,17 @@ def run(level: Level, jobs: str, seed: int, more: list[str]) -> tuple[str, float
     notebooks = sorted(
         str(p.relative_to(ROOT)) for p in (ROOT / "book").glob("*.ipynb")
     )
-    order = [] if not level.shuffled else ["--no-loadscope-reorder"]
+    order = {"HKD_MINI_ORDER": "as given"} if level.shuffled else {}
     if level.shuffled:
         random.Random(seed).shuffle(notebooks)
     command = [sys.executable, "-m", "pytest", "-q", "--nbval", *notebooks, *more]
-    command += ["-n", jobs, "--dist", "loadfile", *order]
+    command += ["-n", jobs, "--dist", "loadfile", "--no-loadscope-reorder"]
     threads = {"OMP_NUM_THREADS": str(level.threads)}
     began = time.monotonic()
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=os.environ | level.environment | threads,
+        env=os.environ | level.environment | threads | order,
         stdout=subprocess.PIPE,
         text=True,
     )
