@@ -250,3 +250,17 @@ def test_a_wheel_carries_the_data():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert 'data = "hkd_mini/_data"' in text
     assert '"_data"' in (PACKAGE / "weights.py").read_text(encoding="utf-8")
+
+
+def test_the_tracked_tree_is_small():
+    """Git keeps every version: weights at most 16 MB a file, all else 36 MB."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone: nothing is tracked")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    sizes = {path: path.stat().st_size for path in paths if path.exists()}
+    weights = {p: s for p, s in sizes.items() if p.name == "model.safetensors"}
+    assert max(weights.values()) <= 16e6
+    assert sum(sizes.values()) - sum(weights.values()) <= 36e6
