@@ -2,6 +2,7 @@
 pointed at.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -52,7 +53,25 @@ def pytest_xdist_auto_num_workers(config):
     return min(os.cpu_count() or 1, 8) + 1
 
 
+def patiently(start, tries=3):
+    """Start a kernel once more when it dies at birth: of two that look for free ports
+    at the same moment, both may take the same ones.
+    """
+
+    def started(*args, **kwargs):
+        for _ in range(tries - 1):
+            with contextlib.suppress(RuntimeError):
+                return start(*args, **kwargs)
+        return start(*args, **kwargs)
+
+    return started
+
+
 def pytest_configure(config):
+    with contextlib.suppress(ImportError):
+        import nbval.kernel
+
+        nbval.kernel.start_new_kernel = patiently(nbval.kernel.start_new_kernel)
     # Bytes of pictures and packed tables are not compared. Here and not among the
     # options in pyproject.toml, since there a path would be looked for in the working
     # directory.

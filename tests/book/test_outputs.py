@@ -178,3 +178,22 @@ def test_executing_again_changes_no_byte(execute):
     assert other.cells[0].outputs[0].text == "2 of 4"
     assert other.cells[0].outputs[1] != first.cells[0].outputs[1]
     assert other.cells[0].outputs[2] == first.cells[0].outputs[2]
+
+
+def test_a_kernel_that_dies_at_birth_is_started_again_and_no_oftener():
+    spec = importlib.util.spec_from_file_location("settings", ROOT / "conftest.py")
+    settings = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(settings)
+    tried = []
+
+    def start(deaths):
+        tried.append(deaths)
+        if len(tried) <= deaths:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return "a kernel"
+
+    assert settings.patiently(start)(2) == "a kernel" and len(tried) == 3
+    tried.clear()
+    with pytest.raises(RuntimeError, match="died"):
+        settings.patiently(start)(3)
+    assert len(tried) == 3
