@@ -74,6 +74,8 @@ def run(level: Level, jobs: str, seed: int, more: list[str]) -> tuple[str, float
     if level.shuffled:
         random.Random(seed).shuffle(notebooks)
     command = [sys.executable, "-m", "pytest", "-q", "--nbval", *notebooks, *more]
+    if jobs == "auto" and level.threads > 1:  # more threads than cores wait for another
+        jobs = str(max(1, (os.cpu_count() or 1) // level.threads))
     command += ["-n", jobs, "--dist", "loadfile", "--no-loadscope-reorder"]
     threads = {"OMP_NUM_THREADS": str(level.threads)}
     began = time.monotonic()
