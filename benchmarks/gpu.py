@@ -1,4 +1,4 @@
-"""What a GPU has to do as the processor does, and how fast it does it: eight minutes.
+"""What a GPU has to do as the processor does, and how fast it does it.
 
     python benchmarks/gpu.py                        # on a CUDA device
     python benchmarks/gpu.py --device cpu --small   # the rehearsal: no GPU, a minute
