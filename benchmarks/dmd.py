@@ -145,9 +145,6 @@ def main(arguments: list[str] | None = None) -> None:
         "--peak", nargs=3, metavar=("NAME", "COUNT", "N"), help=argparse.SUPPRESS
     )
     options = parser.parse_args(arguments)
-    # PyDMD warns that the data are ill-conditioned, which is the point of a rank
-    warnings.filterwarnings("ignore")
-    logging.disable(logging.WARNING)
     if options.peak:
         name, count, n = options.peak
         report_peak(options.rank, name, int(count), int(n))
@@ -174,4 +171,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # PyDMD warns that the data are ill-conditioned, which is the point of a rank. Not
+    # in `main`: who imports it keeps its warnings.
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
     main()

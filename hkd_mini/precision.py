@@ -5,9 +5,10 @@ bfloat16 halves the traffic and, where a device multiplies it natively, more tha
 doubles the speed. Where it does not, every product is emulated, and a network runs 20
 to 60 times slower than in float32. So "auto" asks the device:
 
-    CUDA                  bf16 from Ampere on (compute capability 8.0), else fp32 x86
-    processors        bf16 with AVX512-BF16 or AMX, unless ONEDNN_MAX_CPU_ISA forbids
-    them; else fp32 Apple's and all else  fp32, on processor and GPU alike
+    CUDA             bf16 from Ampere on (compute capability 8.0), else fp32
+    x86 processors   bf16 with AVX512-BF16 or AMX, else fp32; fp32 too where
+                     ONEDNN_MAX_CPU_ISA forbids them
+    all else         fp32, Apple's processors and GPUs among them
 
 Weights, Adam's moments and sampled paths stay float32 in every choice: bfloat16 is
 autocast's, for the network alone. Chapter: 10 "Training".

@@ -2,6 +2,8 @@
 the test says why not.
 """
 
+import os
+
 import pytest
 from jaxtyping import install_import_hook
 
@@ -30,3 +32,31 @@ def cifar():
             "cifar-10-batches-bin"
         )
     return root
+
+
+def settings():
+    """What a process has only once, and a test must leave as it was."""
+    import logging
+
+    import numpy as np
+    import torch
+
+    return {
+        "working directory": os.getcwd(),
+        "logging.disable": logging.root.manager.disable,
+        "root logger's level": logging.root.level,
+        "numpy's errors": np.geterr(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's threads": torch.get_num_threads(),
+        "torch's gradients": torch.is_grad_enabled(),
+        "float32 products": torch.get_float32_matmul_precision(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def left_as_found():
+    """A test that changes a setting of the process changes the ones after it."""
+    before = settings()
+    yield
+    after = settings()
+    assert after == before, {k: v for k, v in after.items() if v != before[k]}
