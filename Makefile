@@ -7,17 +7,22 @@
 #   make execute  run one chapter (CHAPTER=07) as committed ones are run, and write its twin
 #   make lab      JupyterLab on the notebooks
 #   make install  only the environment (.venv, exact pins from constraints.txt)
-#   make lint     style, and the notebooks' text twins
+#   make install-here  the same into the Python that runs, without a .venv (Binder)
+#   make lint     style, types, and the notebooks' text twins
+#   make wheel    sdist and wheel in dist/, the wheel tried in a new environment (WHEEL_ARGS=--reuse: no download)
 #   make coverage share of the package's lines that the tests run (at least 90%)
 #   make clean    remove what the goals above made
 #
 # PYTHON=python3.12 chooses the interpreter (3.10 or newer), PIP_ARGS="--extra-index-url ..." adds to pip's
-# command line, PYTEST_ARGS="-k koopman" to pytest's ("-n 0" keeps it to one core, where a debugger works).
+# command line, PYTEST_ARGS="-k koopman" to pytest's ("-n 0" keeps it to one core, where a debugger works). On Linux
+# TORCH=cpu takes PyTorch without its gigabytes of CUDA, where no GPU is.
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+WHEEL_ARGS ?=
+TORCH ?=
 CHAPTER ?=
 DATA ?=
 ifeq ($(OS),Windows_NT)
@@ -28,11 +33,13 @@ else
 BIN := $(VENV)/bin
 endif
 
+INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu) $(PIP_ARGS)
+INSTALL := -m pip install --quiet --disable-pip-version-check $(INDEX) --constraint constraints.txt --editable '.[book,test,train]'
 INSTALLED := $(VENV)/.installed
 BOOK := _build/.book
 SOURCES := _config.yml $(shell find book hkd_mini data -type f -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help install book test portable claims execute lab lint coverage clean
+.PHONY: help install install-here book test portable claims execute lab lint wheel coverage clean
 .DEFAULT_GOAL := help
 
 help:
@@ -43,8 +50,11 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "hkd-mini needs Python 3.10 or newer, and this is " + sys.version.split()[0] + ": try make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --constraint constraints.txt --editable '.[book,test,train]'
+	$(BIN)/python $(INSTALL)
 	@touch $@
+
+install-here:
+	$(PYTHON) $(INSTALL)
 
 # -W: a warning is an error. -n: so is a reference that leads nowhere. --all: static files are copied anew.
 $(BOOK): $(INSTALLED) $(SOURCES)
@@ -76,10 +86,14 @@ lab: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python .ci/notebooks.py check book/*.ipynb
+
+wheel: $(INSTALLED)
+	$(BIN)/python .ci/wheel.py --pip-args="$(INDEX)" $(WHEEL_ARGS)
 
 coverage: $(INSTALLED)
 	$(BIN)/python -m pytest -q --cov=hkd_mini --cov-report=term tests
 
 clean:
-	rm -rf $(VENV) _build .pytest_cache .ruff_cache .coverage htmlcov *.egg-info
+	rm -rf $(VENV) _build dist .pytest_cache .ruff_cache .mypy_cache .coverage htmlcov *.egg-info

@@ -7,36 +7,32 @@ same paths.
 All rows distil the bundled `teacher-cifar10-tiny` (0.8 million parameters) with the
 preset's recipe: the same 4,608 paths, the same initial weights and, at one seed, the
 same batches; as many path visits, but for the rows that say how many. The rows of the
-paper's table have three seeds. All are measured on 256 other paths and on 5,000
-samples. Errors are mean squares on [-1, 1]; "idle" is the same with A set to 0 at
-inference; the residual is that of `metrics.koopman_residual`, the mean over a
-resolution's operators. Paths stay in runs/ablations, and a run that is stopped goes on.
-One thread.
+paper's table have three seeds. All are measured on 256 other paths, by
+`hkd_mini.hkd.probe`, and on 5,000 samples. Errors are mean squares on [-1, 1]; "idle"
+is the same with A set to 0 at inference; the residual is `koopman_residual`, the mean
+over a resolution's operators. Paths stay in runs/ablations, and a run that is stopped
+goes on. One thread.
 """
 
-import argparse
-import datetime
-import json
-import pathlib
-import platform
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import torch
-from checkerboard import Still, rounded
+from common import RUNS, device, fill, parser, rounded, stored, teacher_paths
 
 import hkd_mini
-from hkd_mini import evaluation, metrics
-from hkd_mini.losses import Distance, unit_contrast
-from hkd_mini.model import HKD, PRESETS
-from hkd_mini.schedule import SIGMA_MIN
-from hkd_mini.spectrum import by_level
-from hkd_mini.train import RECIPES, train
-from hkd_mini.trajectories import Trajectories, make
-from hkd_mini.weights import data_folder, write_atomic
+from hkd_mini.app import evaluation
+from hkd_mini.engine.weights import data_folder
+from hkd_mini.hkd.config import PRESETS
+from hkd_mini.hkd.distil import train
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.paths import Trajectories
+from hkd_mini.hkd.probe import probe
+from hkd_mini.hkd.recipes import RECIPES
+from hkd_mini.hkd.spectra import by_level
 
 RESULTS = data_folder() / "ablations" / "results.json"
-CACHE = pathlib.Path("runs") / "ablations"
+CACHE = RUNS / "ablations"
 TEACHER = "teacher-cifar10-tiny"
 PRESET = "cifar10-tiny"
 PATHS = 4608
@@ -67,7 +63,6 @@ class Row(NamedTuple):
 
 
 MODEL = ("koopman", "hierarchy", "encoder_time", "clock", "spatial")
-LOSS = ("consistency", "rate_A", "path", "linear", "follow", "onward", "seed")
 
 
 def grid() -> list[Row]:
@@ -118,60 +113,28 @@ def grid() -> list[Row]:
     return [*table, *further[:4], *seeds, *further[4:], *longer]
 
 
-def stored(n: int, seed: int) -> Trajectories:
-    """n paths of the bundled small teacher, TIMES points each, kept in runs/."""
-    folder = CACHE / f"paths-{n}-{seed}"
-    teacher = hkd_mini.load(TEACHER)
-    for _ in make(
-        teacher,
-        teacher.config.shape,
-        n,
-        folder,
-        times=TIMES,
-        seed=seed,
-        resume=True,
-        precision="auto",
-    ):
-        pass
-    return Trajectories(folder)
-
-
-@torch.no_grad()
 def measure(model: HKD, held_out: Trajectories) -> dict:
     """What the chapters' tables show, on held-out paths and in samples; see the
     module's preface.
     """
-    x = held_out.paths(range(len(held_out)))
-    clock = model.clock
-    times = clock.time(held_out.sigmas[:-1].clamp(min=SIGMA_MIN)).float()
-    t = times.tolist()
-    T = clock.T
-    eps = clock.eps
-    error = lambda a, b: (a - b).square().mean().item()
-    states = [model.encode(point, time) for point, time in zip(x, t)]
-    wish = [
-        unit_contrast(point, sigma[None].float())
-        for point, sigma in zip(x, held_out.sigmas[:-1])
-    ]
-    picture = lambda z, s, u: model.decode(model.evolve(z, s, u))
-    mean = lambda values: sum(values) / len(values)
-    residual = metrics.koopman_residual(model, x[:-1], times)
-    still = metrics.koopman_residual(Still(model), x[:-1], times)
+    found = probe(model, held_out)
+    moving = found.with_A
+    idle = found.without_A
     levels = by_level(model).values()
+    by_resolution = lambda values: [values[i].mean().item() for i in levels]
     samples = evaluation.draw(model, SAMPLES, seed=0)
     return {
         "frechet": evaluation.evaluate(samples)["frechet"],
-        "end": error(picture(states[0], T, eps), x[-1]),
-        "end_mid": mean([error(picture(z, s, eps), x[-1]) for z, s in zip(states, t)]),
-        "end_idle": error(model.decode(states[0]), x[-1]),
-        "mid": mean([error(picture(states[0], T, u), y) for y, u in zip(wish, t)]),
-        "mid_worst": max(error(picture(states[0], T, u), y) for y, u in zip(wish, t)),
-        "mid_idle": mean([error(model.decode(states[0]), y) for y in wish]),
-        "residual": [residual[i].mean().item() for i in levels],
-        "residual_most": residual.max().item(),
-        "residual_idle": [still[i].mean().item() for i in levels],
-        "rate": max(float(g.eigenvalues().abs().max()) for g in model.generators)
-        * (T - eps),
+        "end": moving.error_at_the_end.item(),
+        "end_mid": moving.error_at_the_end_from.mean().item(),
+        "end_idle": idle.error_at_the_end.item(),
+        "mid": moving.error_on_the_way.mean().item(),
+        "mid_worst": moving.error_on_the_way.max().item(),
+        "mid_idle": idle.error_on_the_way.mean().item(),
+        "residual": by_resolution(moving.mean_residual),
+        "residual_most": moving.mean_residual.max().item(),
+        "residual_idle": by_resolution(idle.mean_residual),
+        "rate": found.largest_rates.max().item(),
     }
 
 
@@ -181,16 +144,19 @@ def trained(row: Row, paths: Trajectories) -> HKD:
     torch.manual_seed(row.seed)
     config = replace(PRESETS[PRESET], **{name: getattr(row, name) for name in MODEL})
     model = HKD.from_teacher(hkd_mini.load(TEACHER), config)
-    recipe = replace(
-        RECIPES[PRESET].distill,
-        images=row.visits,
-        **{name: getattr(row, name) for name in LOSS},
+    recipe = replace(RECIPES[PRESET].distill, images=row.visits, seed=row.seed)
+    objective = replace(
+        RECIPES[PRESET].objective,
+        consistency=row.consistency,
+        lr_scale_A=row.rate_A,
+        path_weight=row.path,
+        linear_weight=row.linear,
+        detach_noisier=row.follow,
+        later_only=row.onward,
     )
-    for _ in train(model, paths, recipe, Distance.of(recipe.perceptual)):
+    for _ in train(model, paths, recipe, objective):
         pass
-    plain = HKD(config).eval()  # not compiled: measured at batch sizes of other kinds
-    plain.load_state_dict(model.state_dict())
-    return plain
+    return model
 
 
 def teacher_frechet() -> float:
@@ -202,51 +168,31 @@ def teacher_frechet() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    ask = parser(__doc__)
+    ask.add_argument(
         "objective", nargs="?", default="", help="only rows whose objective starts so"
     )
-    options = parser.parse_args()
+    options = ask.parse_args()
     torch.set_num_threads(1)
-    paths = stored(PATHS, seed=1)
-    held_out = stored(HELD_OUT, seed=2)
-    old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    paths = teacher_paths(CACHE, TEACHER, PATHS, seed=1, times=TIMES)
+    held_out = teacher_paths(CACHE, TEACHER, HELD_OUT, seed=2, times=TIMES)
+    known = stored(RESULTS).get("teacher_frechet")
     about = {
         "command": "python benchmarks/ablations.py",
-        "device": f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}",
+        "device": device(),
         "teacher": f"{TEACHER}, 18 Heun steps, {PATHS} paths of {TIMES} points, "
         f"{HELD_OUT} held out",
-        "teacher_frechet": old.get("teacher_frechet") or rounded(teacher_frechet()),
-        "recipe": asdict(RECIPES[PRESET].distill),
+        "teacher_frechet": known or rounded(teacher_frechet()),
+        "recipe": asdict(RECIPES[PRESET].distill)
+        | {"objective": asdict(RECIPES[PRESET].objective)},
     }
-    write_atomic(
+    fill(
         RESULTS,
-        (json.dumps({**about, "rows": old.get("rows", [])}, indent=1) + "\n").encode(),
+        [r._asdict() for r in grid() if r.objective.startswith(options.objective)],
+        lambda row: measure(trained(Row(**row), paths), held_out),
+        about,
+        show=("frechet", "end", "end_idle", "mid", "residual"),
     )
-    for row in grid():
-        rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
-        done = any(all(old[k] == v for k, v in row._asdict().items()) for old in rows)
-        if done or not row.objective.startswith(options.objective):
-            continue
-        found = {
-            k: rounded(v) for k, v in measure(trained(row, paths), held_out).items()
-        }
-        line = {**row._asdict(), **found, "date": str(datetime.date.today())}
-        write_atomic(
-            RESULTS,
-            (json.dumps({**about, "rows": [*rows, line]}, indent=1) + "\n").encode(),
-        )
-        print(
-            row.objective,
-            row.seed,
-            *(
-                f"{k} {found[k]}"
-                for k in ("frechet", "end", "end_idle", "mid", "residual")
-            ),
-            flush=True,
-        )
 
 
 if __name__ == "__main__":

@@ -8,16 +8,16 @@ The weights themselves come from the commands in their model cards. Run this aft
 replacing any file, and commit the manifest.
 """
 
-import argparse
-import hashlib
-import json
 import shutil
 
+from common import parser, sha256, write
+
 import hkd_mini
-from hkd_mini import metrics, trajectories
-from hkd_mini.data import load_cifar10
-from hkd_mini.evaluation import REFERENCE
-from hkd_mini.weights import data_folder
+from hkd_mini.app.evaluation import REFERENCE
+from hkd_mini.engine.cifar10 import load_cifar10
+from hkd_mini.engine.weights import data_folder
+from hkd_mini.hkd import make_paths
+from hkd_mini.judge import features, metrics
 
 DATA = data_folder()
 KINDS = (
@@ -40,9 +40,9 @@ def reference(data: str) -> None:
     """Mean and covariance of the training pictures in the bundled classifier's
     features.
     """
-    extract = metrics.classifier_features(hkd_mini.load("features-cifar10"))
+    extract = features.classifier_features(hkd_mini.load("features-cifar10"))
     stats = metrics.statistics(
-        metrics.in_batches(load_cifar10("train", data).x, extract)
+        features.in_batches(load_cifar10("train", data).x, extract)
     )
     metrics.save_statistics(
         DATA / REFERENCE,
@@ -59,7 +59,7 @@ def paths() -> None:
         folder = DATA / f"trajectories-{name}"
         teacher = hkd_mini.load(f"teacher-{name}")
         shutil.rmtree(folder, ignore_errors=True)
-        for done in trajectories.make(
+        for done in make_paths.make(
             teacher, (3, 32, 32), HELD_OUT, folder, times=10, seed=SEED, batch=32
         ):
             print(f"{done} of {HELD_OUT} paths of teacher-{name}")
@@ -68,22 +68,15 @@ def paths() -> None:
 def manifest() -> None:
     """SHA-256 of every file that loading verifies."""
     files = sorted(path for kind in KINDS for path in DATA.rglob(kind))
-    sums = {
-        path.relative_to(DATA).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
-    (DATA / "MANIFEST.json").write_text(
-        json.dumps(sums, indent=1) + "\n", encoding="utf-8"
-    )
+    sums = {path.relative_to(DATA).as_posix(): sha256(path) for path in files}
+    write(DATA / "MANIFEST.json", sums)
     print(f"MANIFEST.json: {len(sums)} files")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", help="folder with CIFAR-10")
-    options = parser.parse_args()
+    ask = parser(__doc__)
+    ask.add_argument("--data", help="folder with CIFAR-10")
+    options = ask.parse_args()
     if options.data:
         reference(options.data)
         paths()

@@ -7,41 +7,38 @@ measure what A does.
 
 The teacher is exact: the best denoiser of 4096 points, 36 Heun steps, every second
 point of a path kept. All models see the same 20,000 paths and are measured on 2,000
-others. Errors are shares of the data's variance, the residual is that of
-`metrics.koopman_residual`, the centred residual a share of the states' variance; "idle"
-is the same with A set to 0, "clock" with one shift for all states. Paths and models
-stay in runs/checkerboard, so that a run that is stopped goes on, and measuring again is
+others, by `hkd_mini.hkd.probe`. Errors are shares of the data's variance, the residual
+is `koopman_residual`, the centred residual a share of the states' variance; "idle" is
+the same with A set to 0, "clock" with one shift for all states. Paths and models stay
+in runs/checkerboard, so that a run that is stopped goes on, and measuring again is
 quick. One thread.
 """
 
-import argparse
-import datetime
-import json
 import pathlib
-import platform
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from common import RUNS, device, fill, kept_board_paths, parser
 
-from hkd_mini import metrics
-from hkd_mini.data import checkerboard
-from hkd_mini.loop import TrainConfig
-from hkd_mini.losses import unit_contrast
-from hkd_mini.model import HKD, HKDConfig
-from hkd_mini.networks import MLPConfig
-from hkd_mini.schedule import SIGMA_MAX, karras_sigmas
-from hkd_mini.teacher import Path, exact_denoiser, heun
-from hkd_mini.train import PathsInMemory, train
-from hkd_mini.weights import data_folder, read_tensors, write_atomic, write_tensors
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.samplers import Path
+from hkd_mini.engine.config import TrainConfig
+from hkd_mini.engine.files import read_tensors, write_tensors
+from hkd_mini.engine.weights import data_folder
+from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.distil import train
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.objective import Objective, unit_contrast
+from hkd_mini.hkd.paths import PathsInMemory
+from hkd_mini.hkd.probe import probe
+from hkd_mini.hkd.residual import centred_gap
 
 RESULTS = data_folder() / "checkerboard" / "results.json"
-CACHE = pathlib.Path("runs") / "checkerboard"
-POINTS = 4096
-STEPS = 36
+CACHE = RUNS / "checkerboard"
 PATHS = 20_000
 HELD_OUT = 2_000
+BETWEEN = 400  # paths that any two times are asked of
 LONG = 12_000  # iterations of the two models that chapter 7 looks at
 # objective and folder; seed 0
 KEPT = {"paper": "paper", "path+linear+infinitesimal": "moving"}
@@ -49,14 +46,15 @@ NETWORK = MLPConfig(width=80)
 RECIPE = TrainConfig(
     images=384_000,
     batch=128,
-    times=3,
     lr=1e-3,
     decay=0.5,
     checkpoint=10**9,
-    perceptual="none",
     ema_halflife=25_000,
     precision="fp32",
 )
+
+
+OBJECTIVE = Objective(times=3, perceptual="none")
 
 
 class Row(NamedTuple):
@@ -116,124 +114,56 @@ def grid() -> list[Row]:
     ]
 
 
-def paths(n: int, seed: int, points: int = POINTS, steps: int = STEPS) -> Path:
-    """n paths of the exact denoiser of `points` points, (steps/2 + 1, n, 2): every
-    second point of each.
-    """
-    denoiser = exact_denoiser(checkerboard(points, torch.Generator().manual_seed(0)))
-    noise = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed)).double()
-    parts = [
-        heun(denoiser, SIGMA_MAX * part, karras_sigmas(steps))
-        for part in noise.split(250)
-    ]
-    return Path(
-        parts[0].sigmas[::2],
-        torch.cat([part.x[::2].float() for part in parts], 1),
-        parts[0].nfe,
-    )
-
-
-def cached(n: int, seed: int) -> Path:
-    """`paths`, kept in runs/."""
-    file = CACHE / f"paths-{n}-{seed}.pt"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(tuple(paths(n, seed)), file)
-    return Path(*torch.load(file, weights_only=True))
-
-
-@torch.no_grad()
 def measure(model: HKD, held_out: Path) -> dict:
-    """What the chapter's tables show, on held-out paths; see `results.json`'s
-    "columns".
+    """What the chapter's tables show, on held-out paths; data/checkerboard/README.md
+    says what each number is.
     """
-    x = held_out.x
-    clock = model.clock
-    times = clock.time(held_out.sigmas[:-1]).float()
-    t = times.tolist()
-    T = clock.T
-    eps = clock.eps
-    share = lambda a, b: (
-        (a - b).square().mean() / x[-1].var(0, correction=0).mean()
-    ).item()
-    picture = lambda states, s, u: model.decode(model.evolve(states, s, u))
-    states = [model.encode(point, time) for point, time in zip(x, t)]
-    wish = [
-        unit_contrast(point, sigma[None])
-        for point, sigma in zip(x, held_out.sigmas[:-1])
-    ]
-    common = [drift(model, states[0], T, u) for u in [*t, eps]]
-    residual = metrics.residual_by_time(model, x[:-1], times)[:, 0]
-    still = metrics.residual_by_time(Still(model), x[:-1], times)[:, 0]
-    centred = torch.tensor(
-        [spread(model.evolve(states[0], T, u)[0], z[0]) for z, u in zip(states, t)]
-    )
-    mean = lambda values: sum(values) / len(values)
-    few = [[z[0][:400]] for z in states]
-    any_two = [
-        share(picture(z, s, u), y[:400])
-        for z, s in zip(few, t)
-        for y, u in zip(wish, t)
-    ]
-    any_two_idle = [share(model.decode(z), y[:400]) for z in few for y in wish]
+    variance = held_out.x[-1].var(0, correction=0).mean()
+    share = lambda error: (error / variance).mean().item()
+    between = min(BETWEEN, held_out.x.shape[1])
+    found = probe(model, PathsInMemory(held_out), between=between)
+    moving = found.with_A
+    idle = found.without_A
     return {
-        "end": share(picture(states[0], T, eps), x[-1]),
-        "end_mid": mean([share(picture(z, s, eps), x[-1]) for z, s in zip(states, t)]),
-        "end_idle": share(model.decode(states[0]), x[-1]),
-        "end_clock": share(model.decode(common[-1]), x[-1]),
-        "from_noise": mean(
-            [share(picture(states[0], T, u), y) for y, u in zip(wish, t)]
-        ),
-        "from_noise_idle": mean([share(model.decode(states[0]), y) for y in wish]),
-        "from_noise_clock": mean(
-            [share(model.decode(z), y) for z, y in zip(common, wish)]
-        ),
-        "pairs": mean(any_two),
-        "pairs_idle": mean(any_two_idle),
-        "residual": (residual.sum() / (len(t) - 1)).item(),
-        "centred": (centred.sum() / (len(t) - 1)).item(),
-        "residual_idle": (still.sum() / (len(t) - 1)).item(),
-        "centred_idle": sum(spread(states[0][0], z[0]) for z in states) / (len(t) - 1),
-        "centred_clock": sum(
-            spread(states[0][0] + (z[0] - states[0][0]).mean(0), z[0]) for z in states
-        )
-        / (len(t) - 1),
-        "residual_by_time": residual.tolist(),
-        "residual_idle_by_time": still.tolist(),
-        "centred_by_time": centred.tolist(),
-        "size": states[0][0].flatten(1).norm(dim=1).mean().item(),
-        "rate": float(model.generators[0].eigenvalues().abs().max() * (T - eps)),
+        "end": share(moving.error_at_the_end),
+        "end_mid": share(moving.error_at_the_end_from),
+        "end_idle": share(idle.error_at_the_end),
+        "from_noise": share(moving.error_on_the_way),
+        "from_noise_idle": share(idle.error_on_the_way),
+        "pairs": share(moving.error_between),
+        "pairs_idle": share(idle.error_between),
+        "residual": moving.mean_residual.item(),
+        "centred": moving.mean_centred_residual.item(),
+        "residual_idle": idle.mean_residual.item(),
+        "centred_idle": idle.mean_centred_residual.item(),
+        "residual_by_time": moving.residual[:, 0].tolist(),
+        "residual_idle_by_time": idle.residual[:, 0].tolist(),
+        "centred_by_time": moving.centred_residual[:, 0].tolist(),
+        "size": found.size_of_states.item(),
+        "rate": found.largest_rates.item(),
+        **by_clock(model, held_out, share),
     }
 
 
-def drift(model: HKD, start: list[Tensor], T: float, u: float) -> list[Tensor]:
-    """The states at T with the evolution to u replaced by its mean over the batch: one
-    shift for all, a bare clock.
+@torch.no_grad()
+def by_clock(model: HKD, held_out: Path, share) -> dict:
+    """The same with one shift for all states in place of the evolution, a bare clock:
+    for the errors the mean shift of A, for the centred residual the best there is.
     """
-    return [
-        z + (moved - z).mean(0) for z, moved in zip(start, model.evolve(start, T, u))
-    ]
-
-
-def spread(guess: Tensor, z: Tensor) -> float:
-    """Mean |guess - z|^2 over the variance of z: 1 for a guess no better than the mean
-    state.
-    """
-    guess = guess.double().flatten(1)
-    z = z.double().flatten(1)
-    return float((guess - z).square().sum(1).mean() / z.var(0, correction=0).sum())
-
-
-class Still(NamedTuple):
-    """A model with A = 0, for the residual to be compared with."""
-
-    model: HKD
-
-    def encode(self, *where):
-        return self.model.encode(*where)
-
-    def evolve(self, states, t, s):
-        return states
+    T = model.clock.T
+    times = model.clock.time(held_out.sigmas[:-1]).float().tolist()
+    states = [model.encode(x, t)[0] for x, t in zip(held_out.x, times)]
+    start = states[0]
+    drift = lambda u: start + (model.evolve([start], T, u)[0] - start).mean(0)
+    error = lambda u, wish: (model.decode([drift(u)]) - wish).square().mean()
+    noisy = zip(times, held_out.x, held_out.sigmas)
+    way = [error(t, unit_contrast(x, sigma[None])) for t, x, sigma in noisy]
+    centred = [centred_gap(start + (z - start).mean(0), z) for z in states]
+    return {
+        "end_clock": share(error(model.clock.eps, held_out.x[-1])),
+        "from_noise_clock": share(torch.stack(way)),
+        "centred_clock": sum(centred).item() / (len(times) - 1),
+    }
 
 
 def trained(row: Row, data: Path) -> HKD:
@@ -249,86 +179,59 @@ def trained(row: Row, data: Path) -> HKD:
     if file.exists():
         model.load_state_dict(read_tensors(file)[0])
     elif row.iterations:
-        asked = {
-            name: getattr(row, name)
-            for name in ("path", "linear", "infinitesimal", "follow", "seed")
-        }
-        for _ in train(
-            model,
-            PathsInMemory(data),
-            replace(RECIPE, images=row.iterations * RECIPE.batch, **asked),
-        ):
+        asked = replace(
+            OBJECTIVE,
+            path_weight=row.path,
+            linear_weight=row.linear,
+            infinitesimal_weight=row.infinitesimal,
+            detach_noisier=row.follow,
+        )
+        recipe = replace(RECIPE, images=row.iterations * RECIPE.batch, seed=row.seed)
+        for _ in train(model, PathsInMemory(data), recipe, asked):
             pass
         write_tensors(file, model.state_dict())
     return model
 
 
-def rounded(value):
-    """Four significant digits are more than a repetition agrees on."""
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(v) for v in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+def keep(folder: pathlib.Path, data: Path, held_out: Path) -> None:
+    """What chapter 7 reads: the held-out paths, and the models of the long runs."""
+    tensors = {"x": held_out.x, "sigmas": held_out.sigmas}
+    remarks = {"nfe": str(held_out.nfe)}
+    write_tensors(folder / "held-out.safetensors", tensors, remarks)
+    for row in grid():
+        if row.iterations == LONG and row.seed == 0 and row.objective in KEPT:
+            trained(row, data).save_pretrained(folder / KEPT[row.objective])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    ask = parser(__doc__)
+    ask.add_argument(
         "objective", nargs="?", default="", help="only rows whose objective starts so"
     )
-    parser.add_argument(
+    ask.add_argument(
         "--keep", type=pathlib.Path, help="save the long runs' models below this folder"
     )
-    options = parser.parse_args()
+    options = ask.parse_args()
     torch.set_num_threads(1)
-    data = cached(PATHS, seed=1)
-    held_out = cached(HELD_OUT, seed=2)
+    data = kept_board_paths(PATHS, seed=1)
+    held_out = kept_board_paths(HELD_OUT, seed=2)
     about = {
         "command": "python benchmarks/checkerboard.py",
-        "device": f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}",
-        "teacher": f"exact denoiser of {POINTS} points, {STEPS} Heun steps, "
+        "device": device(),
+        "teacher": "exact denoiser of 4096 points, 36 Heun steps, "
         f"{PATHS} paths, {HELD_OUT} held out",
-        "recipe": asdict(RECIPE),
+        "recipe": asdict(RECIPE) | {"objective": asdict(OBJECTIVE)},
         "network": asdict(NETWORK),
     }
+    fill(
+        RESULTS,
+        [r._asdict() for r in grid() if r.objective.startswith(options.objective)],
+        lambda row: measure(trained(Row(**row), data), held_out),
+        about,
+        show=("end", "end_idle", "pairs", "residual", "centred"),
+    )
     if options.keep:
-        tensors = {"x": held_out.x, "sigmas": held_out.sigmas}
-        write_tensors(
-            options.keep / "held-out.safetensors", tensors, {"nfe": str(held_out.nfe)}
-        )
-    for row in grid():
-        rows = (
-            json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
-            if RESULTS.exists()
-            else []
-        )
-        done = any(all(old[k] == v for k, v in row._asdict().items()) for old in rows)
-        if not row.objective.startswith(options.objective) or done and not options.keep:
-            continue
-        model = trained(row, data)
-        if (
-            options.keep
-            and row.iterations == LONG
-            and row.seed == 0
-            and row.objective in KEPT
-        ):
-            model.save_pretrained(options.keep / KEPT[row.objective])
-        if not done:
-            found = {k: rounded(v) for k, v in measure(model, held_out).items()}
-            line = {**row._asdict(), **found, "date": str(datetime.date.today())}
-            content = json.dumps({**about, "rows": [*rows, line]}, indent=1)
-            write_atomic(RESULTS, (content + "\n").encode())
-            print(
-                row.objective,
-                *(
-                    f"{k} {found[k]}"
-                    for k in ("end", "end_idle", "pairs", "residual", "centred")
-                ),
-                flush=True,
-            )
+        keep(options.keep, data, held_out)
 
 
 if __name__ == "__main__":

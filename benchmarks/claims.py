@@ -11,26 +11,23 @@ the command that repeats it, seed, device, date and the SHA-256 of the weights i
 about. Chapters read the numbers from there; tests/book/test_claims.py holds them.
 """
 
-import argparse
-import datetime
-import hashlib
 import json
 import pathlib
-import platform
 import re
 import subprocess
 import sys
 
 import torch
+from common import device, parser, stored, today, weights, write
 
 import hkd_mini
-from hkd_mini import evaluation, metrics
-from hkd_mini.data import load_cifar10, to_unit
-from hkd_mini.losses import unit_contrast
-from hkd_mini.precision import choose
-from hkd_mini.schedule import SIGMA_MIN
-from hkd_mini.trajectories import Trajectories
-from hkd_mini.weights import data_folder
+from hkd_mini.app import evaluation
+from hkd_mini.engine.cifar10 import load_cifar10
+from hkd_mini.engine.data import to_unit
+from hkd_mini.engine.precision import choose
+from hkd_mini.engine.weights import data_folder
+from hkd_mini.hkd.paths import Trajectories
+from hkd_mini.hkd.probe import probe
 
 HERE = pathlib.Path(__file__).resolve().parent
 CLAIMS = data_folder() / "claims.json"
@@ -56,36 +53,19 @@ def accuracy(images) -> float:
     return float((named == images.labels).float().mean())
 
 
-@torch.no_grad()
 def held_out(name: str) -> dict[str, float]:
     """On the bundled paths, which no model saw: squared error at the end, the same with
     A = 0, at unit contrast on the way from noise, and extreme mean residuals.
     """
-    model = hkd_mini.load(name)
     paths = Trajectories(data_folder() / PATHS[name])
-    x = paths.paths(range(len(paths)))
-    T = model.clock.T
-    eps = model.clock.eps
-    times = model.clock.time(paths.sigmas[:-1].clamp(min=SIGMA_MIN)).float()
-    states = model.encode(x[0], T)
-    error = lambda u, wish: (
-        (model.decode(model.evolve(states, T, u)) - wish).square().mean()
-    )
-    wish = [
-        unit_contrast(point, sigma[None].float())
-        for point, sigma in zip(x, paths.sigmas[:-1], strict=False)
-    ]
-    residual = metrics.koopman_residual(model, x[:-1], times)
-    found = {
-        "end": error(eps, x[-1]),
-        "idle": (model.decode(states) - x[-1]).square().mean(),
-        "mid": torch.stack(
-            [error(float(u), y) for u, y in zip(times, wish, strict=True)]
-        ).mean(),
-        "least": residual.min(),
-        "most": residual.max(),
+    found = probe(hkd_mini.load(name), paths, from_every_time=False)
+    return {
+        "end": found.with_A.error_at_the_end.item(),
+        "idle": found.without_A.error_at_the_end.item(),
+        "mid": found.with_A.error_on_the_way.mean().item(),
+        "least": found.with_A.mean_residual.min().item(),
+        "most": found.with_A.mean_residual.max().item(),
     }
-    return {key: float(value) for key, value in found.items()}
 
 
 def class_rate(model) -> float:
@@ -267,9 +247,7 @@ def linear_claims() -> list[dict]:
     score, command = evaluated(LINEAR, n=5000)  # as many samples as the ablations
     what = f"Frechet distance of {LINEAR}, 1 evaluation, 5000 samples, bundled features"
     claims.append(claim("frechet-linear", what, score["frechet"], 0.1, command, LINEAR))
-    rows = json.loads(
-        (data_folder() / "ablations" / "results.json").read_text(encoding="utf-8")
-    )["rows"]
+    rows = stored(data_folder() / "ablations" / "results.json")["rows"]
     paper = min(row["frechet"] for row in rows if row["objective"] == "paper")
     what = (
         "the same over that of the paper's objective with the same network, teacher "
@@ -359,14 +337,11 @@ def few_claims() -> list[dict]:
 def beside_claims() -> list[dict]:
     """The comparisons of chapter 17, a line for each method, from their own files."""
     claims = []
-    read = lambda name: json.loads(
-        (data_folder() / "side-by-side" / f"{name}.json").read_text(encoding="utf-8")
-    )
     slug = lambda name: re.sub(
         r"[^a-z0-9]+", "-", name.lower().replace("+", "p")
     ).strip("-")
-    toy = read("toy2d")
-    mini = read("cifar10-mini")
+    toy = stored(data_folder() / "side-by-side" / "toy2d.json")
+    mini = stored(data_folder() / "side-by-side" / "cifar10-mini.json")
     main = [
         r
         for r in toy["rows"]
@@ -464,22 +439,9 @@ def claim(
         "command": command,
         "seed": SEED,
         "device": device(choose()),
-        "date": str(datetime.date.today()),
-        "weights": {
-            f"{n}/model.safetensors": sha256(data_folder() / n / "model.safetensors")
-            for n in about
-        },
+        "date": today(),
+        "weights": weights(*about),
     }
-
-
-def device(precision: str) -> str:
-    """What a claim was measured on, and in what."""
-    threads = torch.get_num_threads()
-    return f"{platform.machine()} CPU, {threads} thread(s), {precision}"
-
-
-def sha256(path: pathlib.Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def check(stored: dict[str, dict], new: list[dict]) -> None:
@@ -505,30 +467,26 @@ def check(stored: dict[str, dict], new: list[dict]) -> None:
 
 def main() -> None:
     new = [line for group in OPTIONS.groups or GROUPS for line in GROUPS[group]()]
-    old = json.loads(CLAIMS.read_text(encoding="utf-8")) if CLAIMS.exists() else []
+    old = stored(CLAIMS) or []
     if OPTIONS.check:
         return check({line["id"]: line for line in old}, new)
     merged = {line["id"]: line for line in [*old, *new]}
-    CLAIMS.write_text(
-        json.dumps(list(merged.values()), indent=1) + "\n", encoding="utf-8"
-    )
+    write(CLAIMS, list(merged.values()))
     for line in new:
         print(f"{line['value']:12.4f}  {line['id']}")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", required=True, help="folder with CIFAR-10")
-    parser.add_argument(
+    ask = parser(__doc__)
+    ask.add_argument("--data", required=True, help="folder with CIFAR-10")
+    ask.add_argument(
         "--check", action="store_true", help="write nothing, and say what moved"
     )
-    parser.add_argument(
+    ask.add_argument(
         "--teacher", help="folder of the class-conditional teacher, to measure it too"
     )
-    parser.add_argument(
+    ask.add_argument(
         "groups", nargs="*", choices=[*GROUPS, []], help="which to measure; none: all"
     )
-    OPTIONS = parser.parse_args()
+    OPTIONS = ask.parse_args()
     main()

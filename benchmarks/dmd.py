@@ -1,5 +1,5 @@
-"""What `hkd_mini.dmd` costs beside PyDMD's plain DMD: the same eigenvalues, time and
-peak memory.
+"""What `hkd_mini.koopman.dmd` costs beside PyDMD's plain DMD: the same eigenvalues,
+time and peak memory.
 
     python benchmarks/dmd.py [--rank 20] [--repeats 7]
 
@@ -50,7 +50,7 @@ def fits(count: int, n: int, rank: int) -> dict:
     columns = np.ascontiguousarray(rows.T)
 
     def ours():
-        from hkd_mini.dmd import dmd
+        from hkd_mini.koopman.dmd import dmd
 
         return dmd(rows, rank=rank).eigenvalues
 

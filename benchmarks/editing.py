@@ -21,24 +21,25 @@ HKD_MINI_DATA has them. "perceptual" is the bundled feature distance (not LPIPS)
 thread, float32.
 """
 
-import argparse
-import datetime
 import json
 import os
 import platform
 import time
 
 import torch
-from checkerboard import rounded
+from common import parser, rounded, today, write
 
 import hkd_mini
-from hkd_mini import edit, evaluation, metrics
-from hkd_mini.data import load_cifar10, to_uint8, to_unit
-from hkd_mini.losses import Distance
-from hkd_mini.schedule import SIGMA_MAX, karras_sigmas
-from hkd_mini.spectrum import band_masks, by_level, spectrum
-from hkd_mini.teacher import heun
-from hkd_mini.weights import data_folder, write_atomic
+from hkd_mini.app import evaluation
+from hkd_mini.diffusion.samplers import heun
+from hkd_mini.diffusion.schedule import SIGMA_MAX, karras_sigmas
+from hkd_mini.engine.cifar10 import load_cifar10
+from hkd_mini.engine.data import to_uint8, to_unit
+from hkd_mini.engine.weights import data_folder
+from hkd_mini.hkd import edit
+from hkd_mini.hkd.spectra import band_masks, by_level, spectrum
+from hkd_mini.judge import features, metrics
+from hkd_mini.judge.distance import Distance
 
 MODELS = {
     "hkd-cifar10": "teacher-cifar10",
@@ -255,7 +256,7 @@ def compared(fill, plain, true, distance):
     extract = evaluation.extractor("cifar")
     reference = metrics.load_statistics(data_folder() / evaluation.REFERENCE)
     far = lambda x: metrics.frechet_distance(
-        metrics.statistics(metrics.in_batches(to_uint8(x), extract)), reference
+        metrics.statistics(features.in_batches(to_uint8(x), extract)), reference
     )
     return {
         "perceptual": float(a.mean()),
@@ -426,10 +427,10 @@ def summary(name, injection, inpainting, colourisation):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--lpips", choices=("alex", "vgg", "squeeze"))
-    options = parser.parse_args(arguments)
+    ask = parser(__doc__)
+    ask.add_argument("--quick", action="store_true")
+    ask.add_argument("--lpips", choices=("alex", "vgg", "squeeze"))
+    options = ask.parse_args(arguments)
     torch.set_num_threads(1)
     distance = Distance.of(options.lpips or "cifar").perceptual
     began = time.time()
@@ -437,7 +438,7 @@ def main(arguments=None):
     found = {name: measure(name, choose, count, distance) for name in MODELS}
     about = {
         "made": "benchmarks/editing.py",
-        "date": datetime.date.today().isoformat(),
+        "date": today(),
         "torch": torch.__version__,
         "machine": platform.machine(),
         "minutes": (time.time() - began) / 60,
@@ -446,11 +447,12 @@ def main(arguments=None):
         "low": "up to 4 cycles per picture",
         "test pictures": "JPEG copies of CIFAR-10",
     }
-    text = json.dumps(rounded({"about": about, "models": found}))
+    content = rounded({"about": about, "models": found})
     if options.quick or options.lpips:
+        text = json.dumps(content)
         print(text if options.lpips else f"{len(text)} bytes of results")
     else:
-        write_atomic(data_folder() / "editing.json", (text + "\n").encode())
+        write(data_folder() / "editing.json", content, indent=None)
     for name, result in found.items():
         summary(name, **result)
 

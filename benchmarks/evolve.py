@@ -19,7 +19,7 @@ import time
 
 import torch
 
-from hkd_mini.koopman import KoopmanGenerator
+from hkd_mini.koopman.generator import KoopmanGenerator
 
 B = 64
 D = 128

@@ -12,9 +12,7 @@ slower than the time that is left is skipped, and said. The last line is one JSO
 object; the exit status is 1 when a check failed.
 """
 
-import argparse
 import copy
-import datetime
 import json
 import os
 import pathlib
@@ -24,16 +22,22 @@ import tempfile
 import time
 
 import torch
-from train_step import distilled, operations, plain
+from common import parser, seconds, today
+from training import distilled, operations, plain, product_rate
 
 import hkd_mini
-from hkd_mini.evaluation import draw
-from hkd_mini.loop import TrainConfig, compile_parts, fit, generator
-from hkd_mini.losses import Distance, hkd_loss
-from hkd_mini.model import HKD, PRESETS, HKDConfig
-from hkd_mini.networks import UNetConfig
-from hkd_mini.precision import choose, computing
-from hkd_mini.teacher import Denoiser, edm_loss
+from hkd_mini.app.evaluation import draw
+from hkd_mini.diffusion.teacher import Denoiser, edm_loss
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.engine.config import TrainConfig
+from hkd_mini.engine.data import rng_at
+from hkd_mini.engine.loop import fit
+from hkd_mini.engine.precision import choose, computing
+from hkd_mini.engine.run import compile_parts
+from hkd_mini.hkd.config import PRESETS, HKDConfig
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.objective import hkd_loss
+from hkd_mini.judge.distance import Distance
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SECONDS = 480
@@ -48,20 +52,6 @@ SMALL = UNetConfig(
 )
 
 
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def seconds(call, device: str) -> float:
-    """How long a call takes, the device's queue included."""
-    synchronize(device)
-    began = time.perf_counter()
-    call()
-    synchronize(device)
-    return time.perf_counter() - began
-
-
 def student() -> HKD:
     """A small HKD whose generators move, the same on every machine."""
     torch.manual_seed(0)
@@ -73,7 +63,7 @@ def student() -> HKD:
 
 def gradients(model: HKD, device: str, precision: str) -> tuple[float, torch.Tensor]:
     """HKD's loss on four paths, and all gradients in one vector, on the processor."""
-    rng = generator(0, 1)
+    rng = rng_at(0, 1)
     end = 0.5 * torch.randn(4, *SMALL.shape, generator=rng)
     sigma = torch.tensor([[80.0, 1.0]]).repeat(4, 1)
     noise = torch.randn(4, 2, *SMALL.shape, generator=rng)
@@ -117,7 +107,7 @@ def check_bf16(device: str) -> float:
 def check_compiled(device: str) -> float:
     """Relative error of compiled sampling against the same without."""
     model = student().to(device)
-    noise = torch.randn(3, *SMALL.shape, generator=generator(0, 2)).to(device)
+    noise = torch.randn(3, *SMALL.shape, generator=rng_at(0, 2)).to(device)
     with computing("fp32", device):
         wish = model.sample(noise)
         compile_parts(model)
@@ -134,8 +124,8 @@ def check_resumed(device: str) -> float:
         images=40, batch=4, warmup=0, checkpoint=4, precision="fp32", seed=5
     )
 
-    def batch(step: int) -> dict[str, torch.Tensor]:
-        rng = generator(config.seed, step)
+    def batch(step: int, share: slice) -> dict[str, torch.Tensor]:
+        rng = rng_at(config.seed, step)
         x0 = 0.5 * torch.randn(4, *SMALL.shape, generator=rng)
         noise = torch.randn(4, *SMALL.shape, generator=rng)
         return {"x0": x0, "noise": noise, "sigma": torch.full((4,), 0.7)}
@@ -187,15 +177,6 @@ def marked_tests() -> str:
     return (done.stdout.strip().splitlines() or [done.stderr[-200:]])[-1]
 
 
-def product_rate(device: str, n: int, precision: str, repeats: int = 10) -> float:
-    """Operations a second of n x n products in `precision`."""
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = torch.randn(2, n, n, device=device, dtype=kind)
-    a @ b
-    took = seconds(lambda: [a @ b for _ in range(repeats)], device)
-    return repeats * 2 * n**3 / took
-
-
 def seconds_a_step(run, given: dict, device: str) -> float:
     """The median of eight steps, after three that do not count."""
     took = [seconds(lambda s=s: run.step(s, given), device) for s in range(11)]
@@ -229,14 +210,12 @@ def sampling(preset: str, batch: int, device: str, precision: str, compiled: boo
 
 
 def main(arguments=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--small", action="store_true", help="the smallest of all")
-    parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="time to keep to"
-    )
-    parser.add_argument("--out", help="file for the JSON object, too")
-    args = parser.parse_args(arguments)
+    ask = parser(__doc__)
+    ask.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    ask.add_argument("--small", action="store_true", help="the smallest of all")
+    ask.add_argument("--seconds", type=float, default=SECONDS, help="time to keep to")
+    ask.add_argument("--out", help="file for the JSON object, too")
+    args = ask.parse_args(arguments)
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("no CUDA device here: rehearse with --device cpu --small")
     began = time.monotonic()
@@ -245,7 +224,7 @@ def main(arguments=None) -> None:
     found = {
         "device": torch.cuda.get_device_name() if gpu else "CPU",
         "torch": torch.__version__,
-        "date": str(datetime.date.today()),
+        "date": today(),
         "precision": precision,
         "checks": {},
     }
@@ -261,7 +240,7 @@ def main(arguments=None) -> None:
         print("marked gpu:", found["marked"], flush=True)
 
     found["products"] = product_rate(
-        args.device, 512 if args.small else 8192, precision
+        args.device, 512 if args.small else 8192, precision, repeats=10
     )
     print(f"matrix products: {found['products'] / 1e12:.2f} Tflop/s", flush=True)
     sizes = {"cifar10-tiny": 4} if args.small else {"cifar10-mini": 512, "cifar10": 256}

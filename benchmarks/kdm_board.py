@@ -15,26 +15,25 @@ noises whose samples leave the board by more than a tenth of a cell, with the sa
 the noises as a control. Intervals are 95 %, 1,000 bootstrap draws. One thread.
 """
 
-import argparse
-import datetime
-import json
 import pathlib
-import platform
 from dataclasses import replace
 
 import numpy as np
 import torch
-from checkerboard import cached, rounded
-from scipy.cluster.vq import kmeans2
+from common import device, fill, in_words, kept_board_paths, parser
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
-from hkd_mini.kdm import KDM, KDMConfig
-from hkd_mini.loop import TrainConfig
-from hkd_mini.networks import MLPConfig
-from hkd_mini.onestep import distil
-from hkd_mini.schedule import SIGMA_MAX
-from hkd_mini.teacher import Path
-from hkd_mini.train import PathsInMemory
-from hkd_mini.weights import data_folder, read_tensors, write_atomic
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.samplers import Path
+from hkd_mini.diffusion.schedule import SIGMA_MAX
+from hkd_mini.engine.config import TrainConfig
+from hkd_mini.engine.files import read_tensors
+from hkd_mini.engine.weights import data_folder
+from hkd_mini.hkd.paths import PathsInMemory
+from hkd_mini.onestep.kdm import KDM
+from hkd_mini.onestep.kdm_config import KDMConfig
+from hkd_mini.onestep.methods import distil
 
 RESULTS = data_folder() / "checkerboard" / "kdm.json"
 HALF = 3**0.5 / 2  # half the side of the board, whose deviation is 1/2
@@ -45,7 +44,6 @@ RECIPE = TrainConfig(
     warmup=0,
     decay=0.5,
     checkpoint=10**9,
-    perceptual="none",
     ema_halflife=25_000,
     precision="fp32",
 )
@@ -68,30 +66,6 @@ def off_board(x: np.ndarray) -> np.ndarray:
     return np.linalg.norm(gap, axis=2).min(1) / side
 
 
-def rand_index(a: np.ndarray, b: np.ndarray) -> float:
-    """Adjusted Rand index of two labellings: 1 for the same groups, 0 for chance.
-    Source: Hubert & Arabie 1985.
-    """
-    table = np.zeros((a.max() + 1, b.max() + 1))
-    np.add.at(table, (a, b), 1)
-    pairs = lambda n: (n * (n - 1) / 2).sum()
-    both = pairs(table)
-    rows = pairs(table.sum(1))
-    columns = pairs(table.sum(0))
-    all_pairs = pairs(np.array([len(a)]))
-    chance = rows * columns / all_pairs
-    return float((both - chance) / ((rows + columns) / 2 - chance))
-
-
-def area(score: np.ndarray, found: np.ndarray) -> float:
-    """Area under the curve: how often a true case has a higher score than a false
-    one.
-    """
-    rank = score.argsort().argsort() + 1.0
-    n = found.sum()
-    return float((rank[found].sum() - n * (n + 1) / 2) / (n * (len(found) - n)))
-
-
 def interval(measure, *arrays: np.ndarray, draws: int = 1000) -> list[float]:
     """The measure, and the 2.5 and 97.5 percent quantiles over resamplings of the
     points.
@@ -107,11 +81,7 @@ def interval(measure, *arrays: np.ndarray, draws: int = 1000) -> list[float]:
 
 def groups(points: np.ndarray) -> np.ndarray:
     """k-means with 8 groups, the best of ten starts."""
-    best = []
-    for seed in range(10):
-        centres, labels = kmeans2(points, 8, minit="++", seed=seed)
-        best.append((((points - centres[labels]) ** 2).sum(), labels))
-    return min(best, key=lambda pair: pair[0])[1]
+    return KMeans(8, n_init=10, random_state=0).fit_predict(points)
 
 
 def sparse(points: np.ndarray, among: np.ndarray) -> np.ndarray:
@@ -147,10 +117,12 @@ def measure(model: KDM, x: torch.Tensor, train: torch.Tensor) -> dict:
     known = model.encode(train[:10_000]).numpy()
     return {
         "end": float((made - end).square().mean() / end.var(0, correction=0).mean()),
-        "cells": interval(rand_index, cells, groups(pushed.numpy())),
-        "cells_of_noise": interval(rand_index, cells, groups(noise.numpy())),
-        "outliers": interval(area, sparse(pushed.numpy(), known), out),
-        "outliers_of_noise": interval(area, sparse(noise.numpy(), noise.numpy()), out),
+        "cells": interval(adjusted_rand_score, cells, groups(pushed.numpy())),
+        "cells_of_noise": interval(adjusted_rand_score, cells, groups(noise.numpy())),
+        "outliers": interval(roc_auc_score, out, sparse(pushed.numpy(), known)),
+        "outliers_of_noise": interval(
+            roc_auc_score, out, sparse(noise.numpy(), noise.numpy())
+        ),
         "share_of_outliers": float(out.mean()),
         "eigenvalues_off": float((shown[:, None] - applied[None]).abs().amin(1).max()),
         "largest_eigenvalue": float(shown.abs().max()),
@@ -158,53 +130,34 @@ def measure(model: KDM, x: torch.Tensor, train: torch.Tensor) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    ask = parser(__doc__)
+    ask.add_argument(
         "--keep", type=pathlib.Path, help="folder for the dense model of seed 0"
     )
-    options = parser.parse_args()
+    options = ask.parse_args()
     torch.set_num_threads(1)
-    whole = cached(20_000, 1)
+    whole = kept_board_paths(20_000, 1)
     paths = Path(whole.sigmas[[0, -1]], whole.x[[0, -1]], whole.nfe)
-    held_out = read_tensors(data_folder() / "checkerboard" / "held-out.safetensors")[0][
-        "x"
-    ][[0, -1]]
-    rows = (
-        json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
-        if RESULTS.is_file()
-        else []
-    )
+    file = data_folder() / "checkerboard" / "held-out.safetensors"
+    held_out = read_tensors(file)[0]["x"][[0, -1]]
     about = {
-        "what": __doc__.split("\n\n")[2].replace("\n", " "),
+        "what": in_words(__doc__),
         "command": "python benchmarks/kdm_board.py",
-        "device": f"{platform.machine()} CPU, 1 thread",
-        "date": str(datetime.date.today()),
+        "device": device(),
     }
-    for seed in range(3):
-        for operator in ("dense", "decomposed"):
-            done = any((r["operator"], r["seed"]) == (operator, seed) for r in rows)
-            kept = options.keep and (operator, seed) == ("dense", 0)
-            if done and not kept:
-                continue
-            model = trained(operator, seed, paths)
-            if kept:
-                model.save_pretrained(options.keep)
-            if done:
-                continue
-            found = measure(model, held_out, paths.x[-1])
-            rows.append(
-                {
-                    "operator": operator,
-                    "seed": seed,
-                    **{k: rounded(v) for k, v in found.items()},
-                }
-            )
-            write_atomic(
-                RESULTS, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode()
-            )
-            print(" ".join(f"{k} {v}" for k, v in rows[-1].items()), flush=True)
+    fill(
+        RESULTS,
+        [
+            {"operator": operator, "seed": seed}
+            for seed in range(3)
+            for operator in ("dense", "decomposed")
+        ],
+        lambda row: measure(trained(**row, paths=paths), held_out, paths.x[-1]),
+        about,
+        show=("end", "cells", "cells_of_noise", "outliers", "outliers_of_noise"),
+    )
+    if options.keep:
+        trained("dense", 0, paths).save_pretrained(options.keep)
 
 
 if __name__ == "__main__":

@@ -14,25 +14,23 @@ to everything. The file has quantiles and histograms, and numbers of pictures, b
 picture.
 """
 
-import argparse
-import datetime
-import hashlib
 import io
-import json
-import platform
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import device, parser, today, weights, write
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
 import hkd_mini
-from hkd_mini import evaluation, metrics
-from hkd_mini.data import load_cifar10, to_uint8, to_unit
-from hkd_mini.precision import choose, computing
-from hkd_mini.weights import data_folder, write_atomic
+from hkd_mini.app import evaluation
+from hkd_mini.engine.cifar10 import load_cifar10
+from hkd_mini.engine.data import to_uint8, to_unit
+from hkd_mini.engine.precision import choose, computing
+from hkd_mini.engine.weights import data_folder
+from hkd_mini.judge import metrics
 
 OUT = data_folder() / "neighbours.json"
 HKD = "hkd-cifar10"
@@ -216,25 +214,18 @@ def frechet_of_true(data: str, images: Tensor) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", required=True, help="folder with CIFAR-10")
-    data = parser.parse_args().data
+    ask = parser(__doc__)
+    ask.add_argument("--data", required=True, help="folder with CIFAR-10")
+    data = ask.parse_args().data
     torch.set_num_threads(1)
     images = load_cifar10("train", data).x
     found, closest = looked_up(sets(data), images)
-    digest = lambda name: hashlib.sha256(
-        (data_folder() / name / "model.safetensors").read_bytes()
-    ).hexdigest()
     about = {
         "command": "python benchmarks/neighbours.py --data cifar",
         "seed": SEED,
-        "device": f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}",
-        "date": str(datetime.date.today()),
-        "weights": {
-            f"{name}/model.safetensors": digest(name) for name in (HKD, FEATURES)
-        },
+        "device": device(),
+        "date": today(),
+        "weights": weights(HKD, FEATURES),
         "training": len(images),
         "near": NEAR,
         "probabilities": QUANTILES,
@@ -247,7 +238,7 @@ def main() -> None:
         "closest": closest,
         "frechet_of_test_pictures": floor,
     }
-    write_atomic(OUT, (json.dumps(line, indent=1) + "\n").encode())
+    write(OUT, line)
     print("wrote", OUT)
 
 

@@ -14,14 +14,17 @@ line is the ratio of the two medians. `--quick` takes 2 noises and one turn.
 
 import statistics
 import sys
-import time
 
 import torch
+from common import seconds
 
-from hkd_mini.model import HKD, PRESETS, load
-from hkd_mini.precision import choose, computing
-from hkd_mini.schedule import karras_sigmas
-from hkd_mini.teacher import Denoiser, heun
+from hkd_mini.app.zoo import load
+from hkd_mini.diffusion.samplers import heun
+from hkd_mini.diffusion.schedule import karras_sigmas
+from hkd_mini.diffusion.teacher import Denoiser
+from hkd_mini.engine.precision import choose, computing
+from hkd_mini.hkd.config import PRESETS
+from hkd_mini.hkd.model import HKD
 
 STEPS = 18
 PRESET = "cifar10-mini"
@@ -37,17 +40,6 @@ def model(name, kind, config, device):
         return kind(config).eval().to(
             device
         ), f"{PRESET}'s {kind.__name__}, random weights: {name} is not bundled"
-
-
-def seconds(call, device):
-    """How long a call takes, the device's queue included."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 def main(arguments=None):

@@ -10,7 +10,6 @@ two: about 1 wherever `precision.choose` knows the machine. `--quick` takes 2 pa
 steps, one turn, and the small teacher.
 """
 
-import argparse
 import contextlib
 import io
 import pathlib
@@ -19,9 +18,10 @@ import tempfile
 import time
 
 import torch
+from common import parser
 
-from hkd_mini import cli
-from hkd_mini.precision import choose
+from hkd_mini.app import cli, machine
+from hkd_mini.engine.precision import choose
 
 WISHES = ("default", "fp32", "bf16")
 
@@ -48,13 +48,13 @@ def seconds(wish: str, teacher: str, paths: int, steps: int) -> float:
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument(
+    ask = parser(__doc__)
+    ask.add_argument("--quick", action="store_true")
+    ask.add_argument(
         "--teacher", default="teacher-cifar10-tiny", help="bundled name or folder"
     )
-    parser.add_argument("--paths", type=int, default=64)
-    args = parser.parse_args(arguments)
+    ask.add_argument("--paths", type=int, default=64)
+    args = ask.parse_args(arguments)
     turns, paths, steps = (1, 2, 3) if args.quick else (3, args.paths, 18)
     for wish in WISHES:  # warm-up: imports, oneDNN's kernels
         seconds(wish, args.teacher, 2, 2)
@@ -62,7 +62,7 @@ def main(arguments=None):
     for _ in range(turns):
         for wish in WISHES:
             times[wish].append(seconds(wish, args.teacher, paths, steps))
-    device = cli.device()
+    device = machine.device()
     where = (
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} "
         "threads"

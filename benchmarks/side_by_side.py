@@ -19,42 +19,51 @@ of seed 0 are kept beside the table, in half precision, with the ends of the fir
 noises. Two processes of one thread.
 """
 
-import argparse
-import concurrent.futures
-import copy
-import datetime
-import json
-import pathlib
-import platform
 import statistics
 from dataclasses import replace
 
-import numpy as np
 import torch
-from checkerboard import rounded
-from scipy.ndimage import median_filter
+from common import (
+    HKDS,
+    PATH_COST,
+    RUNS,
+    add,
+    device,
+    in_two_processes,
+    in_words,
+    lacks,
+    parser,
+    rounded,
+    spike,
+    today,
+)
 
-from hkd_mini import metrics
-from hkd_mini.data import checkerboard
-from hkd_mini.kdm import KDM, KDMConfig
-from hkd_mini.loop import TrainConfig
-from hkd_mini.model import HKD, HKDConfig
-from hkd_mini.networks import MLPConfig
-from hkd_mini.onestep import METHODS, Matched, distil, one_step
-from hkd_mini.schedule import SIGMA_MAX, karras_sigmas
-from hkd_mini.teacher import Denoiser, Path, ddpm, euler, heun
-from hkd_mini.train import RECIPES, PathsInMemory, train, train_teacher
-from hkd_mini.weights import data_folder, read_tensors, write_atomic, write_tensors
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.samplers import Path, ddpm, euler, heun
+from hkd_mini.diffusion.schedule import SIGMA_MAX, karras_sigmas
+from hkd_mini.diffusion.teacher import Denoiser, train_teacher
+from hkd_mini.engine.config import TrainConfig
+from hkd_mini.engine.files import read_tensors, write_tensors
+from hkd_mini.engine.points import checkerboard
+from hkd_mini.engine.weights import data_folder
+from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.distil import train
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.objective import Objective
+from hkd_mini.hkd.paths import PathsInMemory
+from hkd_mini.hkd.recipes import RECIPES
+from hkd_mini.judge import metrics
+from hkd_mini.onestep.methods import METHODS, distil
+from hkd_mini.onestep.students import Matched
 
 RESULTS = data_folder() / "side-by-side" / "toy2d.json"
 # seed 0, one file: "method/weight", and "method/ends" of 1,000 noises
 STUDENTS = RESULTS.with_suffix(".safetensors")
-CACHE = pathlib.Path("runs") / "side-by-side"
+CACHE = RUNS / "side-by-side"
 WIDTH = 80
 NARROW = 40
 BUDGET = 4_000_000
 PATHS = 20_000
-PATH_COST = 35
 SAMPLES = 10_000
 SHOWN = 1_000
 RECIPE = TrainConfig(
@@ -64,20 +73,12 @@ RECIPE = TrainConfig(
     decay=0.5,
     ema_halflife=25_000,
     checkpoint=10**9,
-    perceptual="none",
 )
 TIMES = 3
 SEEDS = 3
-# HKD's variants, and what one of their times costs beyond three: path decoding decodes
-# again, linearity encodes again
-HKDS = {
-    "HKD": ({}, {}, 3.0),
-    "HKD, A = 0": ({"koopman": False}, {}, 3.0),
-    "HKD-linear": ({}, {"path": 1.0, "linear": 0.1}, 6.0),
-}
 STEPS = {"DDPM 1000": 1000, "DDIM 10": 10, "DDIM 100": 100, "EDM 35": 18}
-# points: halves of networks, not whole
-COSTS = {name: method.cost for name, method in METHODS.items()} | {"KDM": 6}
+# KDM's networks are halves, as networks for points go
+COSTS = {name: method.cost for name, method in METHODS.items()} | {"KDM": 12 / 2}
 PAIRED = {name for name, method in METHODS.items() if method.data == "pairs"} | set(
     HKDS
 )
@@ -86,14 +87,6 @@ PAIRED = {name for name, method in METHODS.items() if method.data == "pairs"} | 
 def board(n: int, seed: int) -> torch.Tensor:
     """n fresh points of the data."""
     return checkerboard(n, torch.Generator().manual_seed(seed))
-
-
-def spike(losses: list[float]) -> float | None:
-    """The largest loss of a run's second half, over the median of the 101 losses around
-    it.
-    """
-    late = np.array(losses[len(losses) // 2 :])
-    return float((late / median_filter(late, 101)).max()) if losses else None
 
 
 def noise(n: int, seed: int) -> torch.Tensor:
@@ -121,15 +114,19 @@ def paths(model: Denoiser, n: int, seed: int) -> Path:
 def images(name: str, budget: int) -> int:
     """How many training samples a method's budget buys."""
     left = budget - (PATHS * PATH_COST if name in PAIRED else 0)
-    return int(left / (HKDS[name][2] * TIMES if name in HKDS else COSTS[name]))
+    return int(left / cost(name))
+
+
+def cost(name: str) -> float:
+    """What one training sample costs, in evaluations of the teacher's network."""
+    return HKDS[name][2] * TIMES if name in HKDS else COSTS[name]
 
 
 def untrained(name: str, source: Denoiser) -> torch.nn.Module:
     """A method's student before training."""
     if name in HKDS:
         return HKD.from_teacher(source, HKDConfig(source.config, **HKDS[name][0]))
-    student = KDM(KDMConfig(source.config)) if name == "KDM" else copy.deepcopy(source)
-    return Matched(student) if name == "DMD" else student
+    return METHODS[name].student(source)
 
 
 def trained(
@@ -142,7 +139,8 @@ def trained(
     pairs = PathsInMemory(paths(source, PATHS, 1)) if name in PAIRED else None
     student = untrained(name, source)
     if name in HKDS:
-        run = train(student, pairs, replace(config, times=TIMES, **HKDS[name][1]))
+        asked = Objective(times=TIMES, perceptual="none", **HKDS[name][1])
+        run = train(student, pairs, config, asked)
     else:
         run = distil(
             student, name, board(100_000, 0) if pairs is None else pairs, config, source
@@ -163,9 +161,7 @@ def made(
                 model, x, levels, generator=torch.Generator().manual_seed(seed)
             ).x[-1]
         return (heun if name.startswith("EDM") else euler)(model, x, levels).x[-1]
-    return (
-        model.sample(start) if isinstance(model, HKD | KDM) else one_step(model, start)
-    )
+    return model.sample(start)
 
 
 def row(
@@ -202,6 +198,7 @@ def row(
             "EDM 35": 35,
         }.get(name, 1),
         "trained_on": images(name, budget) if losses else 0,
+        "cost": cost(name) if losses else None,
         "parameters": sum(p.numel() for p in network.parameters()),
     }
     weights = (
@@ -212,47 +209,23 @@ def row(
     return found, {"ends": points[:SHOWN].half(), **weights}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "method", nargs="?", default="", help="only methods whose names start so"
-    )
-    parser.add_argument(
-        "--sweep",
-        action="store_true",
-        help="lower costs and a narrower network, seed 0",
-    )
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    for width in (WIDTH, NARROW) if options.sweep else (WIDTH,):
-        teacher(width)
-    old = (
-        json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
-        if RESULTS.is_file()
-        else []
-    )
-    kept = {f"teacher/{k}": v.detach().half() for k, v in teacher().named_parameters()}
-    kept["noise"] = noise(SHOWN, 10).half()
-    kept |= read_tensors(STUDENTS)[0] if STUDENTS.is_file() else {}
-    names = [*STEPS, *HKDS, *METHODS]
-    key = lambda r: (r["budget"], r["width"], r["seed"], names.index(r["method"]))
-    if options.sweep:
-        wanted = [
-            (name, 0, BUDGET // part, WIDTH)
-            for name in (*HKDS, *METHODS)
-            for part in (2, 4)
-        ]
-        wanted += [(name, 0, BUDGET, NARROW) for name in ("EDM 35", *HKDS, *METHODS)]
-    else:
-        wanted = [
-            (name, seed, BUDGET, WIDTH) for seed in range(SEEDS) for name in names
-        ]
-    done = {(r["method"], r["seed"], r["budget"], r["width"]) for r in old}
-    wanted = [w for w in wanted if w[0].startswith(options.method) and w not in done]
+def wanted(sweep: bool) -> list[tuple]:
+    """Arguments of `row`, the references first."""
+    students = (*HKDS, *METHODS)
+    if sweep:
+        cheap = [(n, 0, BUDGET // part, WIDTH) for n in students for part in (2, 4)]
+        return cheap + [(n, 0, BUDGET, NARROW) for n in ("EDM 35", *students)]
+    return [
+        (name, seed, BUDGET, WIDTH)
+        for seed in range(SEEDS)
+        for name in (*STEPS, *students)
+    ]
+
+
+def floors() -> list[float]:
+    """The distance of two sets of data, for each seed: what no method can beat."""
     scale = board(100_000, 0).std(0).mean()
-    floor = [
+    return [
         metrics.sliced_wasserstein(
             board(SAMPLES, 100 + s) / scale,
             board(SAMPLES, 200 + s) / scale,
@@ -260,33 +233,50 @@ def main() -> None:
         )
         for s in range(SEEDS)
     ]
+
+
+def main() -> None:
+    ask = parser(__doc__)
+    ask.add_argument(
+        "method", nargs="?", default="", help="only methods whose names start so"
+    )
+    ask.add_argument(
+        "--sweep",
+        action="store_true",
+        help="lower costs and a narrower network, seed 0",
+    )
+    options = ask.parse_args()
+    torch.set_num_threads(1)
+    for width in (WIDTH, NARROW) if options.sweep else (WIDTH,):
+        teacher(width)
+    kept = {f"teacher/{k}": v.detach().half() for k, v in teacher().named_parameters()}
+    kept["noise"] = noise(SHOWN, 10).half()
+    kept |= read_tensors(STUDENTS)[0] if STUDENTS.is_file() else {}
+    names = [*STEPS, *HKDS, *METHODS]
+    key = lambda r: (r["budget"], r["width"], r["seed"], names.index(r["method"]))
+    words = ("method", "seed", "budget", "width")
+    jobs = [
+        job
+        for job in wanted(options.sweep)
+        if job[0].startswith(options.method) and lacks(RESULTS, dict(zip(words, job)))
+    ]
+    floor = floors()
     about = {
-        "what": __doc__.split("\n\n")[2].replace("\n", " "),
+        "what": in_words(__doc__),
         "command": "python benchmarks/side_by_side.py",
-        "device": f"{platform.machine()} CPU, 1 thread, two processes",
-        "date": str(datetime.date.today()),
+        "device": device("two processes"),
+        "date": today(),
         "budget": BUDGET,
         "width": WIDTH,
         "floor": rounded(floor),
     }
     print(f"floor {statistics.mean(floor):.4f}")
-    with concurrent.futures.ProcessPoolExecutor(2) as pool:
-        for found in concurrent.futures.as_completed(
-            [pool.submit(row, *w) for w in wanted]
-        ):
-            line, weights = found.result()
-            old.append(rounded(line))
-            RESULTS.parent.mkdir(exist_ok=True)
-            write_atomic(
-                RESULTS,
-                (
-                    json.dumps({**about, "rows": sorted(old, key=key)}, indent=1) + "\n"
-                ).encode(),
-            )
-            if (line["seed"], line["budget"], line["width"]) == (0, BUDGET, WIDTH):
-                kept |= {f"{line['method']}/{k}": v for k, v in weights.items()}
-                write_tensors(STUDENTS, kept)
-            print(" ".join(f"{k} {v}" for k, v in rounded(line).items()), flush=True)
+    for line, weights in in_two_processes(row, jobs):
+        add(RESULTS, about, line, order=key)
+        if (line["seed"], line["budget"], line["width"]) == (0, BUDGET, WIDTH):
+            kept |= {f"{line['method']}/{k}": v for k, v in weights.items()}
+            write_tensors(STUDENTS, kept)
+        print(" ".join(f"{k} {v}" for k, v in rounded(line).items()), flush=True)
 
 
 if __name__ == "__main__":

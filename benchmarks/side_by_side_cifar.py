@@ -21,47 +21,62 @@ of the 101 around it. Beside the results go the first twelve pictures of each me
 the same noises. Two processes of one thread.
 """
 
-import argparse
-import concurrent.futures
-import copy
-import datetime
-import json
-import pathlib
-import platform
 from dataclasses import asdict, replace
 
 import torch
-from checkerboard import rounded
-from side_by_side import HKDS, METHODS, PATH_COST, one_step, spike
+from common import (
+    HKDS,
+    PATH_COST,
+    RUNS,
+    add,
+    device,
+    in_two_processes,
+    in_words,
+    lacks,
+    parser,
+    rounded,
+    spike,
+    teacher_paths,
+    today,
+)
 
 import hkd_mini
-from hkd_mini import evaluation
-from hkd_mini.classifier import Classifier
-from hkd_mini.data import Images, load_cifar10, to_uint8
-from hkd_mini.kdm import KDM, KDM_PRESETS
-from hkd_mini.model import HKD, PRESETS
-from hkd_mini.onestep import distil
-from hkd_mini.precision import choose, computing
-from hkd_mini.schedule import SIGMA_MAX
-from hkd_mini.train import FEATURES, RECIPES, train, train_classifier
-from hkd_mini.trajectories import Trajectories, make
-from hkd_mini.weights import data_folder, read_tensors, write_atomic, write_tensors
+from hkd_mini.app import evaluation
+from hkd_mini.diffusion.schedule import SIGMA_MAX
+from hkd_mini.engine.cifar10 import load_cifar10
+from hkd_mini.engine.data import Images, to_uint8
+from hkd_mini.engine.files import read_tensors, write_tensors
+from hkd_mini.engine.precision import choose, computing
+from hkd_mini.engine.weights import data_folder
+from hkd_mini.hkd.config import PRESETS
+from hkd_mini.hkd.distil import train
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.paths import Trajectories
+from hkd_mini.hkd.recipes import RECIPES
+from hkd_mini.judge.classifier import CLASSIFIER_RECIPE, Classifier, train_classifier
+from hkd_mini.onestep.methods import METHODS, distil
 
 RESULTS = data_folder() / "side-by-side" / "cifar10-mini.json"
 # the first samples of every method, from the same noises
 PICTURES = RESULTS.with_suffix(".safetensors")
-CACHE = pathlib.Path("runs") / "side-by-side"
+CACHE = RUNS / "side-by-side"
 TEACHER = "teacher-cifar10"
 PRESET = "cifar10-mini"
 RECIPE = RECIPES[PRESET].distill
+OBJECTIVE = RECIPES[PRESET].objective
 PATHS = 4608
 HELD_OUT = 256
 SAMPLES = 5000
 SHOWN = 12
-BUDGET = PATHS * PATH_COST + 3 * RECIPE.images * RECIPE.times
+BUDGET = PATHS * PATH_COST + 3 * RECIPE.images * OBJECTIVE.times
 NAMES = ("KD", "CD", "ECM", "KDM", "HKD, A = 0", "HKD-linear", "HKD")
 # of HKD-linear, as hkd-cifar10-linear has them
-ASKED = {"path": 10.0, "linear": 1.0, "rate_A": 10.0, "onward": True}
+ASKED = {
+    "path_weight": 10.0,
+    "linear_weight": 1.0,
+    "lr_scale_A": 10.0,
+    "later_only": True,
+}
 # floating-point operations of one of its networks, as a share of the teacher's
 KDM_PASS = 0.362
 
@@ -69,8 +84,8 @@ KDM_PASS = 0.362
 def cost(name: str) -> float:
     """What one training sample costs, in passes of the teacher."""
     if name == "KDM":
-        return 3 * 4 * KDM_PASS  # two encodings, two decodings, each with its gradient
-    return HKDS[name][2] * RECIPE.times if name in HKDS else METHODS[name].cost
+        return METHODS[name].cost * KDM_PASS
+    return HKDS[name][2] * OBJECTIVE.times if name in HKDS else METHODS[name].cost
 
 
 def needs_paths(name: str) -> bool:
@@ -85,19 +100,7 @@ def images(name: str) -> int:
 
 def stored(n: int, seed: int) -> Trajectories:
     """n paths of the bundled teacher, kept in runs/."""
-    folder = CACHE / f"paths-{n}-{seed}"
-    teacher = hkd_mini.load(TEACHER)
-    for _ in make(
-        teacher,
-        teacher.config.shape,
-        n,
-        folder,
-        seed=seed,
-        resume=True,
-        precision="auto",
-    ):
-        pass
-    return Trajectories(folder)
+    return teacher_paths(CACHE, TEACHER, n, seed)
 
 
 def judge(data: str) -> str:
@@ -106,7 +109,7 @@ def judge(data: str) -> str:
     if not (folder / "config.json").is_file():
         torch.manual_seed(1)
         classifier = Classifier()
-        config = replace(FEATURES, seed=1)
+        config = replace(CLASSIFIER_RECIPE, seed=1)
         for _ in train_classifier(
             classifier,
             load_cifar10("train", data),
@@ -135,16 +138,13 @@ def trained(
         asked = ASKED if name == "HKD-linear" else {}
         shape = HKDS[name][0] | ({"clock": "log"} if asked else {})
         student = HKD.from_teacher(source, replace(PRESETS[PRESET], **shape))
-        run = train(student, data, replace(config, **asked))
+        run = train(student, data, config, replace(OBJECTIVE, **asked))
     else:
-        student = KDM(KDM_PRESETS[PRESET]) if name == "KDM" else copy.deepcopy(source)
+        student = METHODS[name].student(source)
         run = distil(student, name, data, config, source)
     losses = [step.loss for step in run]
-    # not compiled: measured at other batch sizes
-    plain = type(student)(student.config).eval()
-    plain.load_state_dict(student.state_dict())
-    plain.save_pretrained(CACHE / PRESET / f"{name}-{seed}")
-    return plain, losses
+    student.save_pretrained(CACHE / PRESET / f"{name}-{seed}")
+    return student, losses
 
 
 @torch.no_grad()
@@ -155,11 +155,7 @@ def made(model: torch.nn.Module, noise: torch.Tensor) -> torch.Tensor:
     out = []
     for some in noise.split(250):
         with computing(choose("auto"), "cpu"):
-            x = (
-                model.sample(some)
-                if isinstance(model, HKD | KDM)
-                else one_step(model, some)
-            )
+            x = model.sample(some)
         out.append(x.float().clamp(-1, 1))
     return torch.cat(out)
 
@@ -190,45 +186,31 @@ def row(name: str, seed: int, data: str) -> tuple[dict, torch.Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", required=True, help="folder with CIFAR-10")
-    parser.add_argument("--only", default="", help="only methods whose names start so")
-    options = parser.parse_args()
+    ask = parser(__doc__)
+    ask.add_argument("--data", required=True, help="folder with CIFAR-10")
+    ask.add_argument("--only", default="", help="only methods whose names start so")
+    options = ask.parse_args()
     torch.set_num_threads(1)
     judge(options.data), stored(PATHS, 1), stored(HELD_OUT, 2)
-    old = (
-        json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
-        if RESULTS.is_file()
-        else []
-    )
-    done = {r["method"] for r in old}
-    wanted = [
-        name for name in NAMES if name.startswith(options.only) and name not in done
+    jobs = [
+        (name, 0, options.data)
+        for name in NAMES
+        if name.startswith(options.only) and lacks(RESULTS, {"method": name})
     ]
     shown = read_tensors(PICTURES)[0] if PICTURES.is_file() else {}
     about = {
-        "what": __doc__.split("\n\n")[2].replace("\n", " "),
+        "what": in_words(__doc__),
         "command": "python benchmarks/side_by_side_cifar.py --data cifar",
-        "device": f"{platform.machine()} CPU, 1 thread, two processes",
-        "date": str(datetime.date.today()),
+        "device": device("two processes"),
+        "date": today(),
         "budget": BUDGET,
-        "recipe": asdict(RECIPE),
+        "recipe": asdict(RECIPE) | {"objective": asdict(OBJECTIVE)},
     }
-    with concurrent.futures.ProcessPoolExecutor(2) as pool:
-        for found in concurrent.futures.as_completed(
-            [pool.submit(row, name, 0, options.data) for name in wanted]
-        ):
-            line, pictures = found.result()
-            old.append(rounded(line))
-            shown[line["method"]] = pictures
-            rows = sorted(old, key=lambda r: NAMES.index(r["method"]))
-            write_tensors(PICTURES, shown)
-            write_atomic(
-                RESULTS, (json.dumps({**about, "rows": rows}, indent=1) + "\n").encode()
-            )
-            print(" ".join(f"{k} {v}" for k, v in rounded(line).items()), flush=True)
+    for line, pictures in in_two_processes(row, jobs):
+        shown[line["method"]] = pictures
+        write_tensors(PICTURES, shown)
+        add(RESULTS, about, line, order=lambda r: NAMES.index(r["method"]))
+        print(" ".join(f"{k} {v}" for k, v in rounded(line).items()), flush=True)
 
 
 if __name__ == "__main__":

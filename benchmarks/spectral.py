@@ -16,25 +16,22 @@ bands in storage order (what "sorting" equal rates gives), and bands drawn at ra
 from modes or from whole channels.
 """
 
-import argparse
-import datetime
-import hashlib
 import itertools
 import json
-import platform
 
 import numpy as np
 import torch
-from checkerboard import rounded
+from common import device, parser, rounded, today, weights, write
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 from torch import Tensor
 
 import hkd_mini
-from hkd_mini.koopman import apply_mask
-from hkd_mini.schedule import SIGMA_MAX
-from hkd_mini.spectrum import band_masks, by_level, radial_power, rate, spectrum
-from hkd_mini.weights import data_folder, write_atomic
+from hkd_mini.diffusion.schedule import SIGMA_MAX
+from hkd_mini.engine.weights import data_folder
+from hkd_mini.hkd.bands import radial_power
+from hkd_mini.hkd.spectra import band_masks, by_level, rate, spectrum
+from hkd_mini.koopman.generator import apply_mask
 
 OUT = data_folder() / "spectrum.json"
 MODELS = ("hkd-cifar10", "hkd-cifar10-linear")
@@ -270,38 +267,31 @@ def measured(model: hkd_mini.HKD, n: int, nulls: int) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
+    ask = parser(__doc__)
+    ask.add_argument(
         "--quick",
         action="store_true",
         help="eight samples of the small model, nothing written",
     )
-    quick = parser.parse_args(argv).quick
+    quick = ask.parse_args(argv).quick
     torch.set_num_threads(1)
     if quick:
         print(json.dumps(rounded(measured(hkd_mini.load(MODELS[1]), 8, 1)))[:400])
         return
-    digest = lambda name: hashlib.sha256(
-        (data_folder() / name / "model.safetensors").read_bytes()
-    ).hexdigest()
     about = {
         "command": "python benchmarks/spectral.py",
         "seed": SEED,
         "samples": N,
         "bands": BANDS,
         "of_null": OF_NULL,
-        "device": f"{platform.machine()} CPU, 1 thread, torch {torch.__version__}",
-        "date": str(datetime.date.today()),
-        "weights": {f"{name}/model.safetensors": digest(name) for name in MODELS},
+        "device": device(),
+        "date": today(),
+        "weights": weights(*MODELS),
     }
     models = {
         name: measured(hkd_mini.load(name), N, NULLS) for name in reversed(MODELS)
     }
-    write_atomic(
-        OUT, (json.dumps(rounded({**about, "models": models})) + "\n").encode()
-    )
+    write(OUT, rounded({**about, "models": models}), indent=None)
     print("wrote", OUT)
 
 

@@ -3,7 +3,7 @@ picture.
 
     python benchmarks/train_step.py [--quick] [--preset NAME] [--batch N]
 
-Two runs of the training loop (`loop.Run`) take turns on this machine: EDM's loss on a
+Two runs of the training loop (`run.Run`) take turns on this machine: EDM's loss on a
 batch of pictures, and HKD's on half as many paths with two points of each, so that both
 send the same number of pictures through the same network and back. Both include what
 the loop does: bfloat16 where it is native, channels-last memory, compilation, the
@@ -20,114 +20,36 @@ steps and the share of the chip's measured bfloat16 matrix product are printed t
 `--quick` takes two pictures, three turns, the smallest network and no compilation.
 """
 
-import argparse
 import statistics
 import time
-from dataclasses import replace
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from common import parser, seconds
+from training import distilled, operations, plain, product_rate
 
-from hkd_mini.loop import Run, TrainConfig, generator
-from hkd_mini.losses import Distance, hkd_loss
-from hkd_mini.model import HKD, PRESETS
-from hkd_mini.precision import choose
-from hkd_mini.schedule import SIGMA_MAX, SIGMA_MIN, lognormal_sigmas
-from hkd_mini.teacher import Denoiser, edm_loss
-
-TIMES = 2
+from hkd_mini.engine.config import TrainConfig
+from hkd_mini.engine.precision import choose
+from hkd_mini.hkd.config import PRESETS
 
 
-def plain(network, config):
-    """EDM's training of a network: a run, and its batch of `config.batch` pictures."""
-    rng = generator(0, 1)
-    x0, noise = torch.randn(2, config.batch, *network.shape, generator=rng).mul(0.5)
-    batch = {"x0": x0, "noise": noise, "sigma": lognormal_sigmas(config.batch, rng)}
-    return Run(
-        Denoiser(network),
-        lambda model, progress, **b: {"loss": edm_loss(model, **b)},
-        config,
-        None,
-    ), batch
-
-
-def distilled(preset, config, perceptual="none"):
-    """HKD's training: a run, and its batch of `config.batch // TIMES` paths with
-    `TIMES` points each.
-    """
-    rng = generator(0, 2)
-    paths = config.batch // TIMES
-    distance = Distance.of(perceptual)
-    if config.compile and distance.perceptual is not None:
-        distance.perceptual.compile()
-    end, noise = torch.randn(2, paths, *preset.network.shape, generator=rng).mul(0.5)
-    sigma = (
-        torch.rand(paths, TIMES, generator=rng) * (SIGMA_MAX - SIGMA_MIN) + SIGMA_MIN
-    )
-    x = end[:, None] + sigma[:, :, None, None, None] * noise[:, None]
-
-    def loss(model, progress, **b):
-        return hkd_loss(model, distance.to(b["x"].device), progress=progress, **b)
-
-    return Run(HKD(preset), loss, replace(config, batch=paths), None), {
-        "x": x,
-        "sigma": sigma,
-        "end": end,
-    }
-
-
-def seconds(run, batch, step):
+def step_seconds(run, batch, step):
     """How long one step takes: this process's own time on a CPU, the wall's on a
     GPU.
     """
-    if run.accelerator.device.type == "cpu":
-        began = time.process_time()
-        run.step(step, batch)
-        return time.process_time() - began
-    torch.cuda.synchronize()
-    began = time.perf_counter()
+    if run.accelerator.device.type != "cpu":
+        return seconds(lambda: run.step(step, batch), "cuda")
+    began = time.process_time()
     run.step(step, batch)
-    torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def matmul_rate(n=8192, repeats=20):
-    """Operations a second of an n x n bfloat16 product on this GPU."""
-    a, b = torch.randn(2, n, n, device="cuda", dtype=torch.bfloat16)
-    (a @ b).sum().item()
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(repeats):
-        a @ b
-    torch.cuda.synchronize()
-    return repeats * 2 * n**3 / (time.perf_counter() - began)
-
-
-def operations(run, batch):
-    """Floating-point operations of a step's convolutions and products, both ways, for
-    one evaluated picture.
-    """
-    few = {
-        k: v[: 1 if "end" in batch else TIMES].to(run.accelerator.device)
-        for k, v in batch.items()
-    }
-    compiled = {part: part._compiled_call_impl for part in run.model.modules()}
-    for part in compiled:  # the counter sees eager calls alone
-        part._compiled_call_impl = None
-    with FlopCounterMode(display=False) as counter:
-        run.objective(few, 0.5)["loss"].backward()
-    for part, call in compiled.items():
-        part._compiled_call_impl = call
-    return counter.get_total_flops() / TIMES
+    return time.process_time() - began
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--preset", default="cifar10-mini")
-    parser.add_argument("--batch", type=int, help="pictures evaluated a step")
-    parser.add_argument("--turns", type=int)
-    args = parser.parse_args(arguments)
+    ask = parser(__doc__)
+    ask.add_argument("--quick", action="store_true")
+    ask.add_argument("--preset", default="cifar10-mini")
+    ask.add_argument("--batch", type=int, help="pictures evaluated a step")
+    ask.add_argument("--turns", type=int)
+    args = ask.parse_args(arguments)
     gpu = torch.cuda.is_available()
     name = "cifar10-tiny" if args.quick else args.preset
     batch = args.batch or (2 if args.quick else 512 if gpu else 32)
@@ -150,7 +72,7 @@ def main(arguments=None):
     times = {which: [] for which in runs}
     for turn in range(turns):
         for which, (run, its) in runs.items():
-            times[which].append(seconds(run, its, turn + 3))
+            times[which].append(step_seconds(run, its, turn + 3))
     step = {which: statistics.median(found) for which, found in times.items()}
     ratios = [hkd / edm for hkd, edm in zip(times["HKD"], times["EDM"], strict=True)]
     where = torch.cuda.get_device_name() if gpu else "CPU, 1 thread, processor time"
@@ -173,7 +95,7 @@ def main(arguments=None):
             "the ratio"
         )
     if gpu:
-        most = matmul_rate()
+        most = product_rate("cuda", 8192)
         print(f"bf16 matrix product: {most / 1e12:.0f} Tflop/s measured")
         for which in ("EDM", "HKD"):
             rate = operations(*runs[which]) * batch / step[which]

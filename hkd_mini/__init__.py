@@ -1,19 +1,26 @@
-"""hkd_mini: from Koopman operators to one-step image generation, in modules that a book
-explains.
+"""hkd_mini: from Koopman operators to one-step image generation, in folders that are
+the parts of a book.
 
-model = hkd_mini.load("hkd-cifar10") images = model.sample(torch.randn(16, 3, 32, 32))
-# unit noise in, images in [-1, 1] out
+    model = hkd_mini.load("hkd-cifar10")
+    images = model.sample(torch.randn(16, 3, 32, 32))  # unit noise in, [-1, 1] out
+
+In import order: `engine`, `koopman`, `diffusion`, `judge`, `hkd`, `onestep`, `app`.
+Each folder's preface says what stands in it and where to start.
 """
 
-from .loop import Step, TrainConfig
-from .model import HKD, PRESETS, HKDConfig, load
-from .spectrum import spectrum
-from .train import train
+from .app.zoo import load
+from .engine.config import Step, TrainConfig
+from .hkd.config import PRESETS, HKDConfig
+from .hkd.distil import train
+from .hkd.model import HKD
+from .hkd.objective import Objective
+from .hkd.spectra import spectrum
 
 __version__ = "0.1.0"
 __all__ = [
     "HKD",
     "HKDConfig",
+    "Objective",
     "PRESETS",
     "Step",
     "TrainConfig",

@@ -2,7 +2,7 @@
 it.
 """
 
-from .cli import main
+from .app.cli import main
 
 if __name__ == "__main__":
     main()

@@ -1,6 +1,6 @@
 """What tests of the command line share."""
 
-from hkd_mini import cli
+from hkd_mini.app import cli
 
 
 def ends(capsys, *arguments):

@@ -14,19 +14,19 @@ install_import_hook("hkd_mini", "beartype.beartype")
 
 @pytest.fixture(scope="session")
 def cifar():
-    """The folder above cifar-10-batches-bin, for `root=` of `hkd_mini.data`; the test
-    is skipped without it.
+    """The folder above cifar-10-batches-bin, for `root=` of
+    `hkd_mini.engine.cifar10`; the test is skipped without it.
     """
-    from hkd_mini import data
+    from hkd_mini.engine import cifar10
 
-    root = data.cache_dir()
-    names = [name for files in data.CIFAR10_FILES.values() for name in files]
+    root = cifar10.cache_dir()
+    names = [name for files in cifar10.CIFAR10_FILES.values() for name in files]
     missing = [
-        name for name in names if not (root / data.CIFAR10_FOLDER / name).is_file()
+        name for name in names if not (root / cifar10.CIFAR10_FOLDER / name).is_file()
     ]
     if missing:
         pytest.skip(
-            f"real pictures needed, and {root / data.CIFAR10_FOLDER} lacks "
+            f"real pictures needed, and {root / cifar10.CIFAR10_FOLDER} lacks "
             f"{', '.join(missing)}: run "
             "`hkd-mini data cifar10`, or set HKD_MINI_DATA to the folder that holds "
             "cifar-10-batches-bin"

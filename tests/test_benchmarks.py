@@ -2,6 +2,7 @@
 figures belong to the machine.
 """
 
+import ast
 import importlib.util
 import re
 from dataclasses import replace
@@ -23,6 +24,12 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def beside(monkeypatch):
+    """Scripts find common.py beside them, as they do when they are run."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+
 def script(name):
     if not (FOLDER / f"{name}.py").is_file():
         pytest.skip(f"benchmarks/{name}.py is not there")
@@ -32,6 +39,69 @@ def script(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_a_script_imports_no_other():
+    """What two of them need is in common.py and training.py."""
+    shared = {"common", "training"}
+    names = {path.stem for path in FOLDER.glob("*.py")}
+    if not names:
+        pytest.skip("benchmarks/ is not there")
+    for path in FOLDER.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        found = {node.module for node in nodes}
+        found |= {
+            name.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import)
+            for name in node.names
+        }
+        wish = {"common"} if path.stem == "training" else shared
+        assert found & names <= wish - {path.stem}, path.name
+
+
+def test_a_file_of_results_gains_the_rows_that_it_lacks(tmp_path, capsys):
+    common = script("common")
+    file = tmp_path / "deep" / "results.json"
+    wanted = [{"name": name, "seed": seed} for seed in (0, 1) for name in ("b", "a")]
+    asked = []
+
+    def measure(row):
+        asked.append(row)
+        return {"error": 0.123456, "all": [1 / 3, 2]}
+
+    assert common.stored(file) == {} and common.lacks(file, wanted[0])
+    common.fill(file, wanted[:2], measure, {"command": "x"}, show=("error",))
+    common.fill(file, wanted, measure, {"command": "y"})
+    assert asked == wanted, "each once"
+    content = common.stored(file)
+    assert list(content) == ["command", "rows"] and content["command"] == "y"
+    line = {"error": 0.1235, "all": [0.3333, 2], "date": common.today()}
+    assert content["rows"] == [row | line for row in wanted]
+    assert not common.lacks(file, {"name": "a"}) and common.lacks(file, {"name": "c"})
+    assert capsys.readouterr().out.splitlines()[0] == "b 0 error 0.1235"
+    common.add(file, {}, {"name": "0", "seed": 2}, order=lambda r: r["name"])
+    assert [r["name"] for r in common.stored(file)["rows"]] == [*"0aabb"]
+    assert file.read_text().endswith("}\n") and list(file.parent.iterdir()) == [file]
+
+
+def test_where_a_number_comes_from(tmp_path):
+    common = script("common")
+    torch.set_num_threads(1)
+    said = common.device("two processes")
+    assert ", 1 thread, two processes, torch " in said
+    torch.set_num_threads(2)
+    assert " CPU, 2 threads, torch " in common.device()
+    (tmp_path / "x").write_bytes(b"abc")  # the digest of FIPS 180-2's first example
+    assert common.sha256(tmp_path / "x").startswith("ba7816bf8f01cfea")
+    (named,) = common.weights("hkd-cifar10").items()
+    assert named[0] == "hkd-cifar10/model.safetensors" and len(named[1]) == 64
+    assert common.rounded({"a": (1.23456, 7, "x", None, True)}) == {
+        "a": [1.235, 7, "x", None, True]
+    }
+    assert common.in_words("One.\n\n  run\n\nTwo\nlines.\n") == "Two lines. "
+    assert "as it\nis" in common.parser("as it\nis").format_help()
 
 
 def ratio(printed):
@@ -52,7 +122,7 @@ def test_one_step(capsys):
 
 
 def test_one_step_without_bundled_weights(capsys, monkeypatch, tmp_path):
-    from hkd_mini import weights
+    from hkd_mini.engine import weights
 
     monkeypatch.setattr(weights, "data_folder", lambda: tmp_path)
     script("one_step").main(["--quick"])
@@ -97,13 +167,15 @@ def test_precision(capsys):
     assert re.search(r"default .*= (bf16|fp32)", printed) and ratio(printed) > 0
 
 
-@pytest.fixture
-def beside(monkeypatch):
-    """Some of these scripts import one another."""
-    monkeypatch.syspath_prepend(str(FOLDER))
+def test_loading_draws_the_same_batches_three_ways(capfd):
+    """Two processes; how much quicker one way is than another is no verdict."""
+    script("loading").main(["--batch", "32", "--steps", "9", "--device-ms", "1"])
+    out = capfd.readouterr().out
+    assert all(f"  {way} " in out for way in ("whole", "share", "prefetch"))
+    assert out.splitlines()[-1].startswith("ratio ")
 
 
-def test_side_by_side_spends_the_same_on_every_method(beside, monkeypatch, tmp_path):
+def test_side_by_side_spends_the_same_on_every_method(monkeypatch, tmp_path):
     module = script("side_by_side")
     for name in [*module.METHODS, *module.HKDS]:
         spent = module.images(name, module.BUDGET) * (
@@ -138,14 +210,14 @@ def test_side_by_side_spends_the_same_on_every_method(beside, monkeypatch, tmp_p
 
 
 def test_side_by_side_on_pictures_spends_the_same_on_every_method(
-    beside, monkeypatch, tmp_path
+    monkeypatch, tmp_path
 ):
-    from hkd_mini.data import Images
+    from hkd_mini.engine.data import Images
 
     module = script("side_by_side_cifar")
     rng = torch.Generator().manual_seed(0)
     assert module.BUDGET == 353_280
-    kdm = module.KDM(module.KDM_PRESETS[module.PRESET])
+    kdm = module.METHODS["KDM"].student(module.hkd_mini.load(module.TEACHER))
     x = torch.zeros(1, 3, 32, 32)
     passes = []
     for run in (
@@ -168,7 +240,7 @@ def test_side_by_side_on_pictures_spends_the_same_on_every_method(
     monkeypatch.setattr(
         module,
         "RECIPE",
-        replace(module.RECIPE, images=4, batch=2, compile=False, times=2),
+        replace(module.RECIPE, images=4, batch=2, compile=False),
     )
     monkeypatch.setattr(module, "images", lambda name: 4)
     judged = {"frechet": 1.0, "precision": 1.0, "recall": 1.0}
@@ -189,25 +261,27 @@ def test_side_by_side_on_pictures_spends_the_same_on_every_method(
         )
 
 
-def test_kdm_board_measures_as_scikit_learn_does(beside):
-    sklearn = pytest.importorskip("sklearn.metrics")
+def test_kdm_board_measures_groups_and_outliers():
+    pytest.importorskip("sklearn", reason="its k-means, Rand index and area are used")
     module = script("kdm_board")
     rng = np.random.default_rng(0)
-    a = rng.integers(0, 5, 300)
-    b = rng.integers(0, 4, 300)
-    b[:200] = a[:200] // 2
-    assert module.rand_index(a, b) == pytest.approx(sklearn.adjusted_rand_score(a, b))
-    score = rng.normal(size=300)
-    found = rng.random(300) < 0.3
-    assert module.area(score + found, found) == pytest.approx(
-        sklearn.roc_auc_score(found, score + found)
-    )
-    middle, low, high = module.interval(module.area, score + found, found, draws=200)
+    far = rng.normal(size=(8, 2)) * 100
+    true = np.repeat(np.arange(8), 50)
+    points = far[true] + rng.normal(size=(400, 2))
+    found = module.groups(points)
+    assert module.adjusted_rand_score(true, found) == 1.0
+    # by hand: of the four pairs of true cases and others, three are in order
+    score = np.array([3.0, 1.0, 2.0, 0.0])
+    case = np.array([True, True, False, False])
+    assert module.roc_auc_score(case, score) == 0.75
+    measured = module.interval(module.roc_auc_score, true < 3, points[:, 0], draws=200)
+    middle, low, high = measured
     assert low < middle < high and high - low < 0.2
 
 
-def test_kdm_board_knows_the_board(beside):
-    from hkd_mini.data import checkerboard
+def test_kdm_board_knows_the_board():
+    pytest.importorskip("sklearn", reason="the script imports it")
+    from hkd_mini.engine.points import checkerboard
 
     module = script("kdm_board")
     points = checkerboard(2_000, torch.Generator().manual_seed(0)).numpy()

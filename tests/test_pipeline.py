@@ -18,7 +18,7 @@ import safetensors
 import torch
 
 import hkd_mini
-from hkd_mini import data
+from hkd_mini.engine import cifar10, data
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = ["--precision", "fp32", "--compile", "False"]
@@ -28,12 +28,12 @@ def synthetic(root):
     """CIFAR-10's binary layout, full length: gradients, one colour for each class, one
     tilt for each picture.
     """
-    folder = root / data.CIFAR10_FOLDER
+    folder = root / cifar10.CIFAR10_FOLDER
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     y, x = np.mgrid[0:32, 0:32].astype(np.uint8)
     colours = rng.integers(0, 160, (10, 3), dtype=np.uint8)
-    for name in [file for files in data.CIFAR10_FILES.values() for file in files]:
+    for name in [file for files in cifar10.CIFAR10_FILES.values() for file in files]:
         labels = rng.integers(0, 10, 10_000)
         tilt = rng.integers(0, 2, (10_000, 2, 1, 1), dtype=np.uint8)
         ramp = tilt[:, :1] * x + tilt[:, 1:] * y
@@ -47,13 +47,13 @@ def synthetic(root):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """CIFAR-10 where it is, else its likeness."""
-    folder = data.cache_dir() / data.CIFAR10_FOLDER
+    folder = cifar10.cache_dir() / cifar10.CIFAR10_FOLDER
     there = all(
         (folder / name).is_file()
-        for files in data.CIFAR10_FILES.values()
+        for files in cifar10.CIFAR10_FILES.values()
         for name in files
     )
-    return data.cache_dir() if there else synthetic(tmp_path_factory.mktemp("cifar"))
+    return cifar10.cache_dir() if there else synthetic(tmp_path_factory.mktemp("cifar"))
 
 
 def command(*arguments):
@@ -76,7 +76,7 @@ def test_from_pictures_to_a_distance(pictures, tmp_path):
     samples = {name: tmp_path / f"{name}.npy" for name in ("hkd", "teacher")}
 
     assert command("data", "cifar10", "--root", pictures) == str(
-        pictures / data.CIFAR10_FOLDER
+        pictures / cifar10.CIFAR10_FOLDER
     )
     train = ["--data", pictures, "--batch", 16, *PLAIN]
     assert command("features", *train, "--out", at["features"], "--images", 320) == str(

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 import hkd_mini
-from hkd_mini.evaluation import PAPER, sheet
-from hkd_mini.schedule import karras_sigmas
-from hkd_mini.teacher import heun
+from hkd_mini.app.evaluation import BACKGROUND, sheet
+from hkd_mini.diffusion.samplers import heun
+from hkd_mini.diffusion.schedule import karras_sigmas
 
 HERE = Path(__file__).parent
 # points of the teacher's path that change visibly
@@ -40,7 +40,7 @@ def one_step(model, teacher) -> None:
     film = (path / (levels**2 + 0.25).sqrt().view(-1, 1, 1, 1, 1).float())[STOPS] / 2
     film[-1] = path[-1]
     rows = sheet(film.transpose(0, 1).flatten(0, 1).clamp(-1, 1), len(STOPS))
-    gap = np.full((len(rows), 16, 3), PAPER, np.uint8)
+    gap = np.full((len(rows), 16, 3), BACKGROUND, np.uint8)
     strip = np.concatenate([rows, gap, sheet(model.sample(noise), 1)], axis=1)
     fig, ax = plt.subplots(figsize=(9.0, 5.2))
     ax.imshow(strip)

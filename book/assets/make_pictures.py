@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from hkd_mini import systems
+from hkd_mini.koopman import flows, systems
 
 HERE = Path(__file__).parent
 
@@ -72,7 +72,7 @@ def draw_lift(ax, lifted, bend) -> None:
 def main() -> None:
     plt.style.use(HERE / "book.mplstyle")
     slow = systems.slow_manifold(mu=-0.1, lam=-1.0)
-    paths = systems.trajectory(
+    paths = flows.trajectory(
         slow, starts(13), np.append(0, np.geomspace(0.01, 60, 240))
     )
     bend = np.linspace(-2, 2, 121)

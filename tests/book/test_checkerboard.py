@@ -2,6 +2,7 @@
 are the ones in the table.
 """
 
+import importlib
 import importlib.util
 import json
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 import hkd_mini
-from hkd_mini.metrics import koopman_residual
-from hkd_mini.teacher import Path as Paths
-from hkd_mini.weights import data_folder, read_tensors
+from hkd_mini.diffusion.samplers import Path as Paths
+from hkd_mini.engine.files import read_tensors
+from hkd_mini.engine.weights import data_folder
+from hkd_mini.hkd import koopman_residual
 
 FOLDER = data_folder() / "checkerboard"
 RESULTS = json.loads((FOLDER / "results.json").read_text(encoding="utf-8"))
@@ -25,7 +27,10 @@ def script():
         pytest.skip(f"{path} is not there")
     spec = importlib.util.spec_from_file_location("benchmark_checkerboard", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(path.parent))  # common.py is beside it
+        spec.loader.exec_module(module)
+        module.common = importlib.import_module("common")
     return module
 
 
@@ -37,7 +42,7 @@ def test_the_table_has_every_row_once(script):
 
 def test_the_benchmark_in_small(script, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "CACHE", tmp_path)
-    data = script.paths(30, seed=5, points=64, steps=8)
+    data = script.common.board_paths(30, seed=5, points=64, steps=8)
     assert data.x.shape == (5, 30, 2) and data.sigmas[-1] == 0 and data.nfe == 15
     row = script.Row(
         "all", path=1.0, linear=0.1, infinitesimal=0.01, dimension=4, iterations=2

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 import hkd_mini
-from hkd_mini import evaluation, metrics
-from hkd_mini.data import to_unit
-from hkd_mini.losses import unit_contrast
-from hkd_mini.schedule import SIGMA_MIN
-from hkd_mini.trajectories import Trajectories
-from hkd_mini.weights import data_folder
+from hkd_mini.app import evaluation
+from hkd_mini.engine.data import to_unit
+from hkd_mini.engine.weights import data_folder
+from hkd_mini.hkd.paths import Trajectories
+from hkd_mini.hkd.probe import probe
 
 CLAIMS = {
     c["id"]: c
@@ -96,33 +95,17 @@ def test_frechet_distance_of_few_samples_again():
     ],
 )
 def test_errors_and_residuals_on_held_out_paths_again(name, paths, prefix):
-    model = hkd_mini.load(name)
     paths = Trajectories(data_folder() / paths)
-    x = paths.paths(range(len(paths)))
-    T = model.clock.T
-    eps = model.clock.eps
-    times = model.clock.time(paths.sigmas[:-1].clamp(min=SIGMA_MIN)).float()
-    error = lambda states, wish: (model.decode(states) - wish).square().mean()
-    with torch.no_grad():
-        states = model.encode(x[0], T)
-        end = error(model.evolve(states, T, eps), x[-1])
-        idle = error(states, x[-1])
-        wish = [
-            unit_contrast(point, sigma[None].float())
-            for point, sigma in zip(x, paths.sigmas[:-1])
-        ]
-        mid = torch.stack(
-            [error(model.evolve(states, T, float(u)), y) for u, y in zip(times, wish)]
-        ).mean()
-    residual = metrics.koopman_residual(model, x[:-1], times)
+    asked = probe(hkd_mini.load(name), paths, from_every_time=False)
+    end = asked.with_A.error_at_the_end
+    idle = asked.without_A.error_at_the_end
+    residual = asked.with_A.mean_residual
     found = {
         "end-error": end,
         "end-error-idle": idle,
         "linear-end": end,
         "linear-end-idle": idle,
-        "linear-mid": mid,
-    }
-    found |= {
+        "linear-mid": asked.with_A.error_on_the_way.mean(),
         f"{prefix}-residual-least": residual.min(),
         f"{prefix}-residual-most": residual.max(),
     }
@@ -148,7 +131,7 @@ def test_the_asked_class_again():
 
 
 def test_the_classifier_again(cifar):
-    from hkd_mini.data import load_cifar10
+    from hkd_mini.engine.cifar10 import load_cifar10
 
     images = load_cifar10("test", cifar)
     classifier = hkd_mini.load("features-cifar10")

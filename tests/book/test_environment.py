@@ -161,13 +161,6 @@ def test_one_address_for_the_repository():
     )
 
 
-def test_one_version():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    package = (ROOT / "hkd_mini" / "__init__.py").read_text(encoding="utf-8")
-    assert citation["version"] == PROJECT["version"]
-    assert f'__version__ = "{PROJECT["version"]}"' in package
-
-
 def test_pages_need_only_what_npm_can_prove():
     """Exact versions and a digest each, so what the pages carry is what was
     reviewed.

@@ -6,6 +6,7 @@ is run on what is committed, and asked for what it has no rule for.
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -79,3 +80,54 @@ def test_ruff_has_nothing_to_say():
             [ruff, *command], cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def bare(tree):
+    """Parameters of functions and methods with public names, nested ones too, that say
+    no type.
+    """
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if node.name.startswith("_"):
+            continue
+        given = node.args
+        for place in given.posonlyargs + given.args + given.kwonlyargs:
+            if place.annotation is None and place.arg not in ("self", "cls"):
+                yield f"{node.name}({place.arg})"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in MODULES if p.is_relative_to(ROOT / "hkd_mini")],
+    ids=lambda path: path.name,
+)
+def test_a_public_parameter_says_its_type(path):
+    found = list(bare(ast.parse(path.read_text(encoding="utf-8"))))
+    assert not found, f"parameters without a type: {found}"
+
+
+def test_what_is_bare():
+    code = (
+        "def f(a, b: int, *c, d=1, **e): pass\ndef _g(a): pass\nclass A:\n"
+        "    def h(self, x: int, /, y): pass\n    @classmethod\n    def i(cls): pass"
+    )
+    assert list(bare(ast.parse(code))) == ["f(a)", "f(d)", "h(y)"]
+
+
+def test_types_are_part_of_lint():
+    """mypy takes a while: `make lint` runs it, no test does."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"^lint:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    assert "\t$(BIN)/mypy\n" in recipe
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert '[tool.mypy]\nfiles = ["hkd_mini"]\n' in project
+
+
+def test_an_unchecked_line_says_why():
+    """`# type: ignore` names the rule and, on the same line, the reason."""
+    for path in MODULES:
+        if path.is_relative_to(ROOT / "hkd_mini"):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                if "# type: ignore" in line:
+                    assert re.search(r"# type: ignore\[[a-z-]+\]  # \w", line), line

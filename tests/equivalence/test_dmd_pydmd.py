@@ -5,7 +5,7 @@ real and complex.
 import numpy as np
 import pytest
 
-from hkd_mini.dmd import dmd, forecast
+from hkd_mini.koopman.dmd import dmd, forecast
 
 pydmd = pytest.importorskip("pydmd", reason="PyDMD is a test-only extra")
 # five modes seen by sixty sensors are ill-conditioned on purpose
@@ -74,7 +74,7 @@ def test_same_eigenvalues_from_noisy_snapshots_by_total_least_squares(
 def test_same_rank_where_the_noise_is_unknown():
     from pydmd.utils import compute_rank
 
-    from hkd_mini.dmd import optimal_rank
+    from hkd_mini.koopman.dmd import optimal_rank
 
     rng = np.random.default_rng(0)
     for count, n in [(60, 200), (150, 150), (300, 20)]:

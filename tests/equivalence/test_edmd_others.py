@@ -5,8 +5,9 @@ dictionary, the same answers.
 import numpy as np
 import pytest
 
-from hkd_mini import stochastic, systems
-from hkd_mini.dmd import edmd, eigenfunctions, gaussians, monomials, residuals
+from hkd_mini.koopman import flows, stochastic, systems
+from hkd_mini.koopman.dictionaries import gaussians, monomials
+from hkd_mini.koopman.edmd import edmd, eigenfunctions, residuals
 
 SPRING = stochastic.ornstein_uhlenbeck()
 
@@ -20,7 +21,7 @@ def sort(values):
 
 
 def duffing_pairs(count, seed):
-    return systems.snapshot_pairs(
+    return flows.snapshot_pairs(
         systems.duffing(), count, 0.25, (-1.5, [1.5, 1.5]), np.random.default_rng(seed)
     )
 
@@ -83,7 +84,7 @@ def test_same_eigenvalues_as_deeptimes_kernel_edmd():
 
 def test_same_eigenvalues_as_kooplearns_least_squares():
     linear_model = library("kooplearn.linear_model")
-    path = systems.trajectory(
+    path = flows.trajectory(
         systems.duffing(0.1), np.array([1.9, -0.3]), 0.3 * np.arange(151)
     )
     psi = monomials(2, 2)

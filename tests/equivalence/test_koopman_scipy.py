@@ -7,7 +7,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from hkd_mini.koopman import KoopmanGenerator
+from hkd_mini.koopman.generator import KoopmanGenerator
 
 
 @pytest.mark.parametrize("d, h, w, batch", [(6, 2, 3, 5), (2, 1, 1, 1), (16, 1, 2, 3)])

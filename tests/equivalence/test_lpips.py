@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from hkd_mini import losses
-from hkd_mini.losses import Distance, FeatureDistance
+from hkd_mini.judge.distance import Distance, FeatureDistance, lpips, mend_torchvision
 
 
 @pytest.fixture(scope="module")
 def package():
-    losses.mend_torchvision()  # PyPI's torchvision beside a CPU build of torch
+    mend_torchvision()  # PyPI's torchvision beside a CPU build of torch
     return pytest.importorskip("lpips", reason="lpips is a test-only extra")
 
 
@@ -108,7 +107,7 @@ def test_offline_says_what_to_do(package, monkeypatch, error):
         ConnectionError,
         match='ImageNet weights of vgg could not be downloaded .* offline use "cifar"',
     ):
-        losses.lpips("vgg")
+        lpips("vgg")
 
 
 def test_without_the_package(monkeypatch):
@@ -120,7 +119,7 @@ def test_without_the_package(monkeypatch):
 
 
 def test_unknown_trunk():
-    for call in (losses.lpips, Distance.of):
+    for call in (lpips, Distance.of):
         with pytest.raises(
             ValueError, match="trunk 'inception': one of alex, vgg, squeeze"
         ):

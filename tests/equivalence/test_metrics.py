@@ -15,8 +15,11 @@ import scipy.linalg
 import scipy.optimize
 import torch
 
-from hkd_mini import HKD, PRESETS, metrics
-from hkd_mini.classifier import Classifier, ClassifierConfig
+from hkd_mini import HKD, PRESETS
+from hkd_mini.hkd import probe
+from hkd_mini.judge import metrics
+from hkd_mini.judge.classifier import Classifier, ClassifierConfig
+from hkd_mini.judge.features import classifier_features, in_batches, inception_features
 
 F64 = torch.float64
 
@@ -314,9 +317,7 @@ def test_residual_of_a_linear_system_is_zero(source, batch):
     model = Linear()
     times = torch.tensor([0.0, 0.3, 1.1, 2.0])
     x = torch.randn(batch, 2, generator=draw(), dtype=F64)
-    residual = metrics.koopman_residual(
-        model, model.path(x, times), times, source=source
-    )
+    residual = probe.koopman_residual(model, model.path(x, times), times, source=source)
     assert residual.shape == (2,) and residual.max() < 1e-12
 
 
@@ -336,9 +337,9 @@ def test_residual_of_a_wrong_rate_is_its_closed_form():
     x = torch.randn(7, 3, generator=draw(), dtype=F64)
     path = torch.stack([x * math.exp(-t) for t in times])
     wish = [abs(math.exp(-(t - 2.0)) - 1) for t in times]
-    rows = metrics.residual_by_time(Wrong(), path, times)
+    rows = probe.residual_by_time(Wrong(), path, times)
     assert rows[:, 0].tolist() == pytest.approx(wish, abs=1e-12)
-    assert metrics.koopman_residual(Wrong(), path, times).item() == pytest.approx(
+    assert probe.koopman_residual(Wrong(), path, times).item() == pytest.approx(
         sum(wish[:2]) / 2
     )
 
@@ -358,17 +359,17 @@ def test_residual_by_hand():
     path = torch.tensor([1.0, 2.0, 4.0])[:, None, None]
     # from t = 3: 4 goes to 4 (1 - 3) = -8 at 0 where 1 is true, and to 4 (1 - 2) = -4
     # at 1 where 2 is true squares stay at 16, where 1 and 4 are true
-    rows = metrics.residual_by_time(ByHand(), path, times)
+    rows = probe.residual_by_time(ByHand(), path, times)
     assert rows.tolist() == [[9.0, 15.0], [3.0, 3.0], [0.0, 0.0]]
-    assert metrics.koopman_residual(ByHand(), path, times).tolist() == [6.0, 9.0]
+    assert probe.koopman_residual(ByHand(), path, times).tolist() == [6.0, 9.0]
     # from t = 0: 1 goes to 2 and 4, which is right; its square stays at 1, where 4 and
     # 16 are true
-    assert metrics.koopman_residual(ByHand(), path, times, source=0).tolist() == [
+    assert probe.koopman_residual(ByHand(), path, times, source=0).tolist() == [
         0.0,
         (3 / 4 + 15 / 16) / 2,
     ]
     # with labels 1: 5 goes to -10 and -5, where 2 and 3 are true
-    labelled = metrics.koopman_residual(ByHand(), path, times, labels=torch.tensor([1]))
+    labelled = probe.koopman_residual(ByHand(), path, times, labels=torch.tensor([1]))
     assert labelled[0].item() == pytest.approx((12 / 2 + 8 / 3) / 2)
 
 
@@ -376,7 +377,7 @@ def test_residual_is_a_mean_over_the_batch_not_a_ratio_of_means():
     times = torch.tensor([0.0, 3.0])
     path = torch.tensor([[1.0, 100.0], [4.0, 100.0]])[..., None]
     # 4 goes to -8 for 1: 9; 100 goes to -200 for 100: 3
-    assert metrics.koopman_residual(ByHand(), path, times)[0].item() == pytest.approx(
+    assert probe.koopman_residual(ByHand(), path, times)[0].item() == pytest.approx(
         (9 + 3) / 2
     )
 
@@ -399,7 +400,7 @@ def test_residual_of_hkd_against_a_dense_exponential():
         gaps = [[gap(y, z) for y, z in zip(evolved(k), states[k])] for k in (0, 1)]
         return torch.tensor(gaps).mean(0)
 
-    still = metrics.koopman_residual(model, path, times)
+    still = probe.koopman_residual(model, path, times)
     # A = 0
     torch.testing.assert_close(
         still, wish(lambda k: states[2]).double(), rtol=1e-4, atol=1e-6
@@ -415,7 +416,7 @@ def test_residual_of_hkd_against_a_dense_exponential():
         ]
         return [torch.einsum("hwij,bjhw->bihw", m, z) for m, z in zip(maps, states[2])]
 
-    moved = metrics.koopman_residual(model, path, times)
+    moved = probe.koopman_residual(model, path, times)
     torch.testing.assert_close(moved, wish(dense).double(), rtol=1e-4, atol=1e-6)
     assert (moved - still).abs().min() > 1e-3
 
@@ -425,11 +426,11 @@ def test_residual_refuses_what_has_none():
     times = torch.arange(3.0)
     with pytest.raises(ValueError, match="3 points of a path and 2 times"):
         # without the tests' shape checks
-        inspect.unwrap(metrics.residual_by_time)(ByHand(), path, times[:2])
+        inspect.unwrap(probe.residual_by_time)(ByHand(), path, times[:2])
     with pytest.raises(ValueError, match="at least 2"):
-        metrics.koopman_residual(ByHand(), path[:1], times[:1])
+        probe.koopman_residual(ByHand(), path[:1], times[:1])
     with pytest.raises(ValueError, match="is 0"):
-        metrics.koopman_residual(ByHand(), path * 0, times)
+        probe.koopman_residual(ByHand(), path * 0, times)
 
 
 # --- features
@@ -444,24 +445,24 @@ def classifier():
 
 def test_classifier_features_are_its_embedding(classifier):
     pixels = torch.randint(256, (7, 3, 16, 16), generator=draw(), dtype=torch.uint8)
-    extract = metrics.classifier_features(classifier)
+    extract = classifier_features(classifier)
     features = extract(pixels)
     assert features.shape == (7, 12) and not features.requires_grad
     torch.testing.assert_close(
         features, classifier.embed(pixels.float() / 127.5 - 1).detach()
     )
     torch.testing.assert_close(extract(pixels.float() / 127.5 - 1), features)
-    whole = torch.cat(list(metrics.in_batches(pixels, extract, batch=3)))
+    whole = torch.cat(list(in_batches(pixels, extract, batch=3)))
     torch.testing.assert_close(whole, features, rtol=1e-4, atol=1e-6)
 
 
 def test_classifier_features_refuse_what_would_lie(classifier):
     with pytest.raises(ValueError, match=r"reach 255.*wanted uint8"):
-        metrics.classifier_features(classifier)(torch.full((1, 3, 16, 16), 255.0))
+        classifier_features(classifier)(torch.full((1, 3, 16, 16), 255.0))
     with pytest.raises(ValueError, match="wanted uint8"):
-        metrics.classifier_features(classifier)(torch.full((1, 3, 16, 16), math.nan))
+        classifier_features(classifier)(torch.full((1, 3, 16, 16), math.nan))
     with pytest.raises(ValueError, match=r"\.eval\(\)"):
-        metrics.classifier_features(Classifier().train())
+        classifier_features(Classifier().train())
 
 
 def stub(monkeypatch, extractor):
@@ -487,7 +488,7 @@ def test_inception_gets_bytes(monkeypatch):
             return (x.double().mean((2, 3)),)
 
     stub(monkeypatch, Means)
-    extract = metrics.inception_features()
+    extract = inception_features()
     pixels = torch.randint(256, (3, 3, 4, 4), generator=draw(), dtype=torch.uint8)
     torch.testing.assert_close(extract(pixels), pixels.float().mean((2, 3)))
     torch.testing.assert_close(extract(pixels.float() / 127.5 - 1), extract(pixels))
@@ -503,12 +504,12 @@ def test_missing_inception_says_what_to_do(monkeypatch):
     with pytest.raises(
         OSError, match=r"no network.*go online once.*classifier_features"
     ):
-        metrics.inception_features()
+        inception_features()
     monkeypatch.setitem(
         sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None
     )
     with pytest.raises(ImportError, match="pip install torch-fidelity"):
-        metrics.inception_features()
+        inception_features()
 
 
 def test_sliced_wasserstein_is_scipys_along_each_line():

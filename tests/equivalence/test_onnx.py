@@ -17,11 +17,13 @@ import pytest
 import torch
 
 import hkd_mini
-from hkd_mini import onnx_export
-from hkd_mini.model import HKD, PRESETS, HKDConfig
-from hkd_mini.networks import MLPConfig, UNetConfig
-from hkd_mini.schedule import CLOCKS
-from hkd_mini.spectrum import interval_masks, spectrum
+from hkd_mini.app import onnx_export, onnx_graphs, onnx_weights
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.schedule import CLOCKS
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.hkd.config import PRESETS, HKDConfig
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.spectra import interval_masks, spectrum
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GENERATOR = ROOT / "book" / "assets" / "live" / "generator.mjs"
@@ -63,9 +65,9 @@ def exported(request):
     pytest.importorskip("onnx")
     name, bits = request.param
     model = hkd_mini.load(name)
-    graphs = onnx_export.graphs(model, bits)
+    graphs = onnx_graphs.graphs(model, bits)
     return (
-        onnx_export.rounded(model, bits),
+        onnx_weights.rounded(model, bits),
         session(graphs["lift"]),
         session(graphs["draw"]),
     )
@@ -165,12 +167,12 @@ def test_what_is_written_is_what_a_page_reads(tmp_path):
 def test_a_byte_is_within_half_a_scale_and_half_floats_are_exact_for_what_is_bundled():
     model = hkd_mini.load("hkd-cifar10-linear")
     bytes_, halves = (
-        dict(onnx_export.rounded(model, bits).named_parameters()) for bits in (8, 16)
+        dict(onnx_weights.rounded(model, bits).named_parameters()) for bits in (8, 16)
     )
     rounded = 0
     for name, weight in model.named_parameters():
         assert torch.equal(halves[name], weight)
-        if onnx_export.is_rounded(name, weight):
+        if onnx_weights.is_rounded(name, weight):
             rounded += weight.numel()
             step = weight.flatten(1).abs().amax(1) / 127
             assert (
@@ -186,13 +188,13 @@ def test_a_byte_is_within_half_a_scale_and_half_floats_are_exact_for_what_is_bun
 
 def test_what_cannot_be_exported_is_refused():
     with pytest.raises(ValueError, match="bits = 4: 8 .* or 16"):
-        onnx_export.rounded(HKD(PRESETS["cifar10-tiny"]), 4)
+        onnx_weights.rounded(HKD(PRESETS["cifar10-tiny"]), 4)
     for config in (HKDConfig(MLPConfig()), PRESETS["cifar10-mini-cond"]):
         with pytest.raises(ValueError, match="U-Net without classes"):
-            onnx_export.graphs(HKD(config))
+            onnx_graphs.graphs(HKD(config))
     network = UNetConfig(channels=16, mult=(1,), blocks=1, attention=())
     with pytest.raises(ValueError, match="need the skips"):
-        onnx_export.graphs(HKD(HKDConfig(network, hierarchy="bottleneck-only")))
+        onnx_graphs.graphs(HKD(HKDConfig(network, hierarchy="bottleneck-only")))
     with pytest.raises(ValueError, match="seed = -1"):
         onnx_export.seeded_noise(-1, (3,))
 

@@ -15,12 +15,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hkd_mini import released
-from hkd_mini.model import HKD, PRESETS, load
-from hkd_mini.networks import UNetConfig
-from hkd_mini.pickles import Stub
-from hkd_mini.schedule import karras_sigmas
-from hkd_mini.teacher import Denoiser, heun
+from hkd_mini.app.zoo import load
+from hkd_mini.diffusion import released
+from hkd_mini.diffusion.pickle_machine import Stub
+from hkd_mini.diffusion.samplers import heun
+from hkd_mini.diffusion.schedule import karras_sigmas
+from hkd_mini.diffusion.teacher import Denoiser
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.hkd.config import PRESETS
+from hkd_mini.hkd.model import HKD
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = {
@@ -247,7 +250,7 @@ def test_it_samples_and_starts_an_hkd(pair):
 READ = """
 import sys
 from pathlib import Path
-from hkd_mini import released
+from hkd_mini.diffusion import released
 run = []
 watched = "exec", "import", "pickle", "os", "subprocess", "compile", "ctypes", "socket"
 def hear(event, args):

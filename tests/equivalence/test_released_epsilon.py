@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from hkd_mini import released
-from hkd_mini.schedule import karras_sigmas
-from hkd_mini.teacher import gaussian_denoiser, heun
-from hkd_mini.trajectories import Trajectories, make
+from hkd_mini.diffusion import epsilon
+from hkd_mini.diffusion.exact import gaussian_denoiser
+from hkd_mini.diffusion.samplers import heun
+from hkd_mini.diffusion.schedule import karras_sigmas
+from hkd_mini.hkd.make_paths import make
+from hkd_mini.hkd.paths import Trajectories
 
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)  # DDPM's schedule
 ABAR = torch.cumprod(1 - BETAS, 0)
@@ -66,7 +68,7 @@ def test_at_the_steps_it_is_the_gaussians_denoiser():
     """
     steps = torch.tensor([0, 1, 10, 250, 600, 999])
     seen = []
-    teacher = released.from_epsilon(
+    teacher = epsilon.from_epsilon(
         lambda x, t: seen.append(t) or noise_guess(x, t), ABAR
     )
     x = points(6) * (1 + SIGMAS[steps])[:, None]
@@ -80,13 +82,13 @@ def test_at_the_steps_it_is_the_gaussians_denoiser():
 def test_between_the_steps_too(sigma):
     x = points(5, (1 + sigma**2) ** 0.5)
     torch.testing.assert_close(
-        released.from_epsilon(noise_guess, ABAR)(x, sigma),
+        epsilon.from_epsilon(noise_guess, ABAR)(x, sigma),
         EXACT(x, sigma),
         rtol=1e-7,
         atol=1e-7,
     )
     # a float32 network rounds its guess, and sigma multiplies that
-    ours = released.from_epsilon(Net(), ABAR)(x.float(), sigma)
+    ours = epsilon.from_epsilon(Net(), ABAR)(x.float(), sigma)
     wish = EXACT(x, sigma)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(
@@ -103,7 +105,7 @@ def test_why_between_the_steps_and_not_at_the_nearest():
     sigma = float((SIGMAS[0] * SIGMAS[1]).sqrt()) * 1.001
     x = MEAN + points(200, 0.02)
     nearest = x - sigma * noise_guess(x / (1 + sigma**2) ** 0.5, torch.ones(200))
-    ours = released.from_epsilon(noise_guess, ABAR)(x, sigma)
+    ours = epsilon.from_epsilon(noise_guess, ABAR)(x, sigma)
     assert (
         (nearest - EXACT(x, sigma)).abs().max()
         > 1e-4
@@ -113,7 +115,7 @@ def test_why_between_the_steps_and_not_at_the_nearest():
 
 
 def test_below_the_first_level_it_stays_there_and_above_the_last_it_refuses():
-    teacher = released.from_epsilon(noise_guess, ABAR)
+    teacher = epsilon.from_epsilon(noise_guess, ABAR)
     x = MEAN + points(50) @ torch.linalg.cholesky(COV.double()).T
     for sigma in (0.002, 0.0099):
         assert torch.equal(teacher(x, sigma), teacher(x, float(SIGMAS[0])))
@@ -127,7 +129,7 @@ def test_below_the_first_level_it_stays_there_and_above_the_last_it_refuses():
         ValueError,
         match="sigma = 80: this network knows levels up to 2.03.*start there",
     ):
-        released.from_epsilon(noise_guess, ABAR[:400])(x, 80.0)
+        epsilon.from_epsilon(noise_guess, ABAR[:400])(x, 80.0)
     for bad in (0.0, -1.0):
         with pytest.raises(ValueError, match="a noise level is above 0"):
             teacher(x, bad)
@@ -148,12 +150,12 @@ def test_schedules_that_are_none():
         [0.9, float("nan")],
     ):
         with pytest.raises(ValueError, match="wanted a falling list within"):
-            released.from_epsilon(noise_guess, torch.tensor(abar))
+            epsilon.from_epsilon(noise_guess, torch.tensor(abar))
 
 
 def test_labels_precision_and_outputs():
     net = Net()
-    teacher = released.from_epsilon(net, ABAR.tolist())
+    teacher = epsilon.from_epsilon(net, ABAR.tolist())
     assert (
         teacher(points(4), 0.5).dtype == torch.float64
         and net.seen[-1][0] == torch.float32
@@ -170,7 +172,7 @@ def test_labels_precision_and_outputs():
     assert net.seen[-1][0] == torch.bfloat16 and net.seen[-1][1].dtype == torch.float32
     # a network that also guesses the variance
     with pytest.raises(ValueError, match="wanted the noise alone"):
-        released.from_epsilon(lambda x, t: torch.cat([x, x], 1), ABAR)(points(4), 0.5)
+        epsilon.from_epsilon(lambda x, t: torch.cat([x, x], 1), ABAR)(points(4), 0.5)
 
 
 def test_it_is_a_teacher(tmp_path):
@@ -180,13 +182,13 @@ def test_it_is_a_teacher(tmp_path):
     x_T = points(6, 80.0)
     ours, wish = (
         heun(d, x_T, karras_sigmas(18))
-        for d in (released.from_epsilon(noise_guess, ABAR), EXACT)
+        for d in (epsilon.from_epsilon(noise_guess, ABAR), EXACT)
     )
     torch.testing.assert_close(ours.x[:-3], wish.x[:-3], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(
         ours.x[-1], wish.x[-1], rtol=0, atol=float(SIGMAS[0])
     )  # the last levels lie below sigma_0
-    teacher = released.from_epsilon(Net(), ABAR)
+    teacher = epsilon.from_epsilon(Net(), ABAR)
     list(make(teacher, (3,), 8, tmp_path / "paths", times=3, steps=5))
     assert Trajectories(tmp_path / "paths").shape == (3,)
     with pytest.raises(ValueError, match="."):
@@ -194,7 +196,7 @@ def test_it_is_a_teacher(tmp_path):
         nn.init.constant_(other.weight, 0.5)
         list(
             make(
-                released.from_epsilon(other, ABAR),
+                epsilon.from_epsilon(other, ABAR),
                 (3,),
                 9,
                 tmp_path / "paths",
@@ -220,18 +222,18 @@ def test_a_model_or_a_folder(tmp_path, monkeypatch):
     schedule of the folder.
     """
     net = Net().train()
-    teacher = released.diffusers_teacher(net, ABAR)
+    teacher = epsilon.diffusers_teacher(net, ABAR)
     assert not net.training
     torch.testing.assert_close(
         teacher(points(2), 0.7).double(), EXACT(points(2), 0.7), rtol=0, atol=1e-5
     )
     with pytest.raises(ValueError, match="give alphas_cumprod"):
-        released.diffusers_teacher(net)
+        epsilon.diffusers_teacher(net)
     with pytest.raises(
         FileNotFoundError,
         match="config.json: no such file; wanted a folder of diffusers'",
     ):
-        released.diffusers_teacher(tmp_path)
+        epsilon.diffusers_teacher(tmp_path)
     asked = []
 
     def scheduler(folder):
@@ -255,7 +257,7 @@ def test_a_model_or_a_folder(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "diffusers", stand_in)
     for flat in (True, False):
         where = folder_of(tmp_path / f"flat-{flat}", flat)
-        found = released.diffusers_teacher(where)
+        found = epsilon.diffusers_teacher(where)
         assert asked[-2:] == [
             where / ("" if flat else "scheduler"),
             (where / ("" if flat else "unet"), {"use_safetensors": True}),
@@ -264,10 +266,10 @@ def test_a_model_or_a_folder(tmp_path, monkeypatch):
             found(points(2), 0.7).double(), EXACT(points(2), 0.7), rtol=0, atol=1e-5
         )
     with pytest.raises(ValueError, match="guesses 'v_prediction', wanted 'epsilon'"):
-        released.diffusers_teacher(folder_of(tmp_path / "v", True, "v_prediction"))
+        epsilon.diffusers_teacher(folder_of(tmp_path / "v", True, "v_prediction"))
     monkeypatch.setitem(__import__("sys").modules, "diffusers", None)
     with pytest.raises(ImportError, match="pip install diffusers"):
-        released.diffusers_teacher(folder_of(tmp_path / "none", True))
+        epsilon.diffusers_teacher(folder_of(tmp_path / "none", True))
 
 
 def test_as_diffusers(tmp_path):
@@ -289,7 +291,7 @@ def test_as_diffusers(tmp_path):
     diffusers.DDPMPipeline(net, diffusers.DDPMScheduler()).save_pretrained(
         tmp_path, safe_serialization=True
     )
-    teacher = released.diffusers_teacher(tmp_path)
+    teacher = epsilon.diffusers_teacher(tmp_path)
     scheduler.set_timesteps(1000)
     x0 = torch.randn(2, 3, 8, 8)
     for t in (0, 100, 999):

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hkd_mini.networks import MLPConfig
-from hkd_mini.schedule import karras_sigmas
-from hkd_mini.teacher import Denoiser, ddpm, euler, exact_denoiser, heun
+from hkd_mini.diffusion.exact import exact_denoiser
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.samplers import ddpm, euler, heun
+from hkd_mini.diffusion.schedule import karras_sigmas
+from hkd_mini.diffusion.teacher import Denoiser
 
 POINTS = torch.randn(
     13, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64

@@ -12,12 +12,13 @@ import pytest
 import torch
 from commands import ends
 
-from hkd_mini import cli
-from hkd_mini.classifier import Classifier, ClassifierConfig
-from hkd_mini.model import HKD, PRESETS, HKDConfig
-from hkd_mini.networks import MLPConfig
-from hkd_mini.teacher import Denoiser
-from hkd_mini.trajectories import make
+from hkd_mini.app import cli
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.teacher import Denoiser
+from hkd_mini.hkd.config import PRESETS, HKDConfig
+from hkd_mini.hkd.make_paths import make
+from hkd_mini.hkd.model import HKD
+from hkd_mini.judge.classifier import Classifier, ClassifierConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = (
@@ -26,6 +27,7 @@ COMMANDS = (
     "teacher",
     "trajectories",
     "distill",
+    "onestep",
     "sample",
     "evaluate",
 )
@@ -219,7 +221,7 @@ def test_shapes_that_do_not_fit(capsys, toy):
         "--out",
         toy / "out",
     )
-    assert "pictures of shape (3, 8, 8), the preset wants (3, 32, 32)" in line
+    assert "pictures of shape (3, 8, 8), wanted (3, 32, 32)" in line
     line = refused(
         capsys,
         "distill",
@@ -380,8 +382,10 @@ def test_points_by_the_command_line(capsys, toy):
         "none",
         "--spatial",
         "shared",
-        "--no-koopman",
-        "--no-consistency",
+        "--koopman",
+        False,
+        "--consistency",
+        False,
     ]
     status = ends(
         capsys,

@@ -12,7 +12,7 @@ import threading
 import pytest
 import torch
 
-from hkd_mini import data
+from hkd_mini.engine import cifar10, data
 
 # per file, so that a whole archive is 130 KB; the layout is the original's otherwise
 RECORDS = 7
@@ -21,7 +21,7 @@ NAMES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "_RECORDS", RECORDS)
+    monkeypatch.setattr(cifar10, "_RECORDS", RECORDS)
     monkeypatch.setenv("HKD_MINI_DATA", str(tmp_path / "nowhere"))
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")
@@ -105,9 +105,9 @@ def serve(monkeypatch):
             target=server.http.serve_forever, args=(0.01,), daemon=True
         ).start()
         servers.append(server)
-        monkeypatch.setattr(data, "CIFAR10_URL", server.url)
+        monkeypatch.setattr(cifar10, "CIFAR10_URL", server.url)
         monkeypatch.setattr(
-            data, "CIFAR10_MD5", md5 or hashlib.md5(content).hexdigest()
+            cifar10, "CIFAR10_MD5", md5 or hashlib.md5(content).hexdigest()
         )
         return server
 
@@ -123,8 +123,8 @@ def serve(monkeypatch):
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_reads_the_binary_layout(folder, inside):
-    train = data.load_cifar10("train", folder if inside else folder.parent)
-    test = data.load_cifar10("test", folder.parent)
+    train = cifar10.load_cifar10("train", folder if inside else folder.parent)
+    test = cifar10.load_cifar10("test", folder.parent)
     assert train.x.shape == (5 * RECORDS, 3, 32, 32) and test.x.shape == (
         RECORDS,
         3,
@@ -141,20 +141,22 @@ def test_reads_the_binary_layout(folder, inside):
 
 def test_default_folder_is_the_environment_variable(folder, monkeypatch):
     monkeypatch.setenv("HKD_MINI_DATA", str(folder.parent))
-    assert data.cache_dir() == folder.parent
-    assert torch.equal(data.load_cifar10("test").x, data.load_cifar10("test", folder).x)
+    assert cifar10.cache_dir() == folder.parent
+    assert torch.equal(
+        cifar10.load_cifar10("test").x, cifar10.load_cifar10("test", folder).x
+    )
     monkeypatch.delenv("HKD_MINI_DATA")
-    assert data.cache_dir().name == "hkd-mini"
+    assert cifar10.cache_dir().name == "hkd-mini"
 
 
 def test_missing_folder_names_the_command(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"hkd-mini data cifar10 --root .*away"):
-        data.load_cifar10("train", tmp_path / "away")
+        cifar10.load_cifar10("train", tmp_path / "away")
 
 
 def test_unknown_split_is_named(folder):
     with pytest.raises(ValueError, match=r"'valid'.*test.*train"):
-        data.load_cifar10("valid", folder)
+        cifar10.load_cifar10("valid", folder)
 
 
 def cut(raw):
@@ -177,9 +179,9 @@ def test_damaged_file_is_named_with_its_cure(folder, damage, fault):
     path.write_bytes(damage(path.read_bytes()))
     cure = f"hkd-mini data cifar10 --root {re.escape(str(folder.parent))}"
     with pytest.raises(ValueError, match=f"data_batch_4.bin.*{fault}.*{cure}"):
-        data.load_cifar10("train", folder)
+        cifar10.load_cifar10("train", folder)
     # the other file is still good
-    assert len(data.load_cifar10("test", folder).x) == RECORDS
+    assert len(cifar10.load_cifar10("test", folder).x) == RECORDS
 
 
 def test_missing_file_is_named(folder):
@@ -188,13 +190,13 @@ def test_missing_file_is_named(folder):
         FileNotFoundError,
         match=r"data_batch_5.bin is missing: run `hkd-mini data cifar10",
     ):
-        data.load_cifar10("train", folder)
+        cifar10.load_cifar10("train", folder)
 
 
 def test_real_pictures_are_whole_and_balanced(cifar, monkeypatch):
     monkeypatch.undo()
-    train = data.load_cifar10("train", cifar)
-    test = data.load_cifar10("test", cifar)
+    train = cifar10.load_cifar10("train", cifar)
+    test = cifar10.load_cifar10("test", cifar)
     assert train.x.shape == (50_000, 3, 32, 32) and test.x.shape == (10_000, 3, 32, 32)
     assert (train.labels.bincount() == 5000).all() and (
         test.labels.bincount() == 1000
@@ -211,38 +213,38 @@ def test_real_pictures_are_whole_and_balanced(cifar, monkeypatch):
 
 def test_fetch_unpacks_verifies_and_then_rests(serve, tmp_path):
     server = serve(archive())
-    folder = data.fetch_cifar10(tmp_path / "new" / "root", progressbar=False)
+    folder = cifar10.fetch_cifar10(tmp_path / "new" / "root", progressbar=False)
     assert sorted(p.name for p in folder.iterdir()) == ["SHA256SUMS", *NAMES]
     for line in (folder / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split("  ")
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
-    x = data.load_cifar10("test", folder.parent).x
+    x = cifar10.load_cifar10("test", folder.parent).x
     assert torch.equal(x.flatten(1), BATCHES["test_batch.bin"][:, 1:])
-    assert data.fetch_cifar10(
+    assert cifar10.fetch_cifar10(
         folder.parent, progressbar=False
     ) == folder and server.asked == [None]
 
 
 def test_progress_bar_counts_the_bytes(serve, tmp_path, capfd):
     serve(archive())
-    data.fetch_cifar10(tmp_path)
+    cifar10.fetch_cifar10(tmp_path)
     assert "100%" in capfd.readouterr().err
 
 
 def test_altered_pixel_is_caught_and_fetching_again_repairs_it(serve, tmp_path):
     server = serve(archive())
-    path = data.fetch_cifar10(tmp_path, progressbar=False) / "test_batch.bin"
+    path = cifar10.fetch_cifar10(tmp_path, progressbar=False) / "test_batch.bin"
     raw = bytearray(path.read_bytes())
     raw[2000] ^= 1  # one bit of one pixel: size and labels are fine
     path.write_bytes(raw)
     with pytest.raises(
         ValueError, match=r"test_batch.bin is altered.*SHA-256.*hkd-mini data cifar10"
     ):
-        data.load_cifar10("test", tmp_path)
-    assert len(data.load_cifar10("test", tmp_path, verify=False).x) == RECORDS
-    data.fetch_cifar10(tmp_path, progressbar=False)
+        cifar10.load_cifar10("test", tmp_path)
+    assert len(cifar10.load_cifar10("test", tmp_path, verify=False).x) == RECORDS
+    cifar10.fetch_cifar10(tmp_path, progressbar=False)
     assert torch.equal(
-        data.load_cifar10("test", tmp_path).x.flatten(1),
+        cifar10.load_cifar10("test", tmp_path).x.flatten(1),
         BATCHES["test_batch.bin"][:, 1:],
     )
     assert server.asked == [None]  # the archive was still there and sound
@@ -250,10 +252,10 @@ def test_altered_pixel_is_caught_and_fetching_again_repairs_it(serve, tmp_path):
 
 def test_broken_manifest_is_reported(serve, tmp_path):
     serve(archive())
-    folder = data.fetch_cifar10(tmp_path, progressbar=False)
+    folder = cifar10.fetch_cifar10(tmp_path, progressbar=False)
     (folder / "SHA256SUMS").write_text("not a list\n")
     with pytest.raises(ValueError, match=r"SHA256SUMS"):
-        data.load_cifar10("test", tmp_path)
+        cifar10.load_cifar10("test", tmp_path)
 
 
 def test_a_broken_download_resumes_where_it_stopped(serve, tmp_path):
@@ -263,11 +265,11 @@ def test_a_broken_download_resumes_where_it_stopped(serve, tmp_path):
     with pytest.raises(
         OSError, match=r"could not fetch http.*data cifar10 --root .*again to resume"
     ):
-        data.fetch_cifar10(tmp_path, progressbar=False)
+        cifar10.fetch_cifar10(tmp_path, progressbar=False)
     part = (tmp_path / "cifar-10-binary.tar.gz.part").read_bytes()
     assert 18_000 < len(part) <= 20_000 and part == content[: len(part)]
     server.cut = None
-    data.fetch_cifar10(tmp_path, progressbar=False)
+    cifar10.fetch_cifar10(tmp_path, progressbar=False)
     assert server.asked == [None, f"bytes={len(part)}-"]
     assert (tmp_path / "cifar-10-binary.tar.gz").read_bytes() == content
 
@@ -282,15 +284,15 @@ def test_a_useless_part_costs_one_more_run(serve, tmp_path, ranges, error):
     server.ranges = ranges
     (tmp_path / "cifar-10-binary.tar.gz.part").write_bytes(content + b"too much")
     with pytest.raises(error):
-        data.fetch_cifar10(tmp_path, progressbar=False)
-    folder = data.fetch_cifar10(tmp_path, progressbar=False)
-    assert len(data.load_cifar10("train", folder).x) == 5 * RECORDS
+        cifar10.fetch_cifar10(tmp_path, progressbar=False)
+    folder = cifar10.fetch_cifar10(tmp_path, progressbar=False)
+    assert len(cifar10.load_cifar10("train", folder).x) == 5 * RECORDS
 
 
 def test_wrong_checksum_leaves_nothing_behind(serve, tmp_path):
     serve(archive(), md5="0" * 32)
     with pytest.raises(ValueError, match=r"(?i)md5 hash"):
-        data.fetch_cifar10(tmp_path, progressbar=False)
+        cifar10.fetch_cifar10(tmp_path, progressbar=False)
     assert list(tmp_path.rglob("*.bin")) == [] and list(tmp_path.glob("cifar*")) == []
 
 
@@ -301,7 +303,7 @@ def test_unreachable_server_says_what_to_do(serve, tmp_path):
     with pytest.raises(
         OSError, match=r"could not fetch http.*cifar-10-batches-bin there yourself"
     ):
-        data.fetch_cifar10(tmp_path, progressbar=False)
+        cifar10.fetch_cifar10(tmp_path, progressbar=False)
 
 
 def test_another_archive_is_refused(serve, tmp_path):
@@ -309,7 +311,7 @@ def test_another_archive_is_refused(serve, tmp_path):
     with pytest.raises(
         ValueError, match=r"lacks .*data_batch_5.bin.*test_batch.bin.*binary version"
     ):
-        data.fetch_cifar10(tmp_path, progressbar=False)
+        cifar10.fetch_cifar10(tmp_path, progressbar=False)
 
 
 def test_paths_inside_the_archive_are_not_followed(serve, tmp_path):
@@ -319,7 +321,7 @@ def test_paths_inside_the_archive_are_not_followed(serve, tmp_path):
             extra=[("../outside.txt", b"x"), (absolute, b"x"), ("inside.txt", b"x")]
         )
     )
-    data.fetch_cifar10(tmp_path / "root", progressbar=False)
+    cifar10.fetch_cifar10(tmp_path / "root", progressbar=False)
     found = {p.name for p in tmp_path.rglob("*") if p.is_file()}
     assert found == {*NAMES, "SHA256SUMS", "cifar-10-binary.tar.gz"}
 

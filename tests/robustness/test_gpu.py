@@ -39,7 +39,7 @@ def test_the_checks_on_the_gpu(gpu, name):
 @pytest.mark.gpu
 @no_gpu
 def test_the_gpu_computes_bf16_from_ampere_on():
-    from hkd_mini.precision import choose, native_bf16
+    from hkd_mini.engine.precision import choose, native_bf16
 
     major, _ = torch.cuda.get_device_capability()
     assert (

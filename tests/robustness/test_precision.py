@@ -11,14 +11,18 @@ import torch
 from commands import ends
 from torch import nn
 
-from hkd_mini import loop, precision
-from hkd_mini.precision import choose, computing, native_bf16
-from hkd_mini.teacher import Path
-from hkd_mini.train import FEATURES, RECIPES
-from hkd_mini.trajectories import Trajectories, make
-from hkd_mini.weights import read_tensors
+from hkd_mini.diffusion.samplers import Path
+from hkd_mini.engine import data, loop, precision
+from hkd_mini.engine.checkpoint import CHECKPOINT
+from hkd_mini.engine.config import TrainConfig
+from hkd_mini.engine.files import read_tensors
+from hkd_mini.engine.precision import choose, computing, native_bf16
+from hkd_mini.hkd.make_paths import make
+from hkd_mini.hkd.paths import Trajectories
+from hkd_mini.hkd.recipes import RECIPES
+from hkd_mini.judge.classifier import CLASSIFIER_RECIPE
 
-CONFIG = loop.TrainConfig(images=40, batch=4, checkpoint=2)
+CONFIG = TrainConfig(images=40, batch=4, checkpoint=2)
 
 
 @pytest.fixture(autouse=True)
@@ -132,8 +136,9 @@ def test_the_choice_is_said_once_and_emulation_is_a_warning(monkeypatch, caplog)
 def steps(folder, config, resume=False):
     torch.manual_seed(0)
 
-    def batch(step):
-        return {"x": torch.randn(4, 3, generator=loop.generator(config.seed, step))}
+    def batch(step, share):
+        rng = data.rng_at(config.seed, step)
+        return {"x": torch.randn(4, 3, generator=rng)[share]}
 
     def loss(model, x, progress):
         return {"loss": model(x).float().square().mean()}
@@ -148,7 +153,7 @@ def test_a_resumed_run_keeps_its_precision_or_says_that_it_changes(
     machine(monkeypatch, bf16=began == "bf16")
     run = steps(tmp_path, CONFIG)
     assert [next(run).precision for _ in range(2)] == [began] * 2
-    assert read_tensors(tmp_path / loop.CHECKPOINT)[1]["precision"] == began
+    assert read_tensors(tmp_path / CHECKPOINT)[1]["precision"] == began
     run.close()
     machine(monkeypatch, bf16=began != "bf16")
     assert next(steps(tmp_path, CONFIG, resume=True)).precision == began
@@ -167,8 +172,7 @@ def test_a_resumed_run_keeps_its_precision_or_says_that_it_changes(
         if "from here on" in record.getMessage()
     ]
     assert said == [
-        f"{tmp_path / loop.CHECKPOINT} was computed in {began}, from here on it is "
-        f"{other}"
+        f"{tmp_path / CHECKPOINT} was computed in {began}, from here on it is {other}"
     ]
     caplog.clear()
     assert (
@@ -246,7 +250,7 @@ def test_a_command_says_it_once_and_writes_it_down(
 
 
 def test_every_recipe_of_pictures_leaves_the_choice_to_the_hardware():
-    assert loop.TrainConfig().precision == FEATURES.precision == "auto"
+    assert TrainConfig().precision == CLASSIFIER_RECIPE.precision == "auto"
     for name, recipe in RECIPES.items():
         wanted = "fp32" if name == "toy2d" else "auto"
         assert {recipe.teacher.precision, recipe.distill.precision} == {wanted}, name

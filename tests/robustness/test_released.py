@@ -25,11 +25,13 @@ from commands import ends
 from PIL import Image
 from torch import nn
 
-from hkd_mini import cli, released
-from hkd_mini.model import HKDConfig, load
-from hkd_mini.networks import UNetConfig
-from hkd_mini.pickles import INSTRUCTIONS, Stub, parse, read_pickle
-from hkd_mini.train import RECIPES
+from hkd_mini.app.zoo import load
+from hkd_mini.diffusion import pickles, released
+from hkd_mini.diffusion.pickle_machine import INSTRUCTIONS, Stub
+from hkd_mini.diffusion.pickles import parse, read_pickle
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.hkd.config import PRESETS, HKDConfig
+from hkd_mini.hkd.recipes import RECIPES
 
 
 class Call:
@@ -161,7 +163,7 @@ def test_classes_of_the_attackers_own(canary):
         ("torch_utils.persistence", "exec"),
         ("torch", "_utils"),
         ("numpy", "dtype.__class__"),
-        ("hkd_mini.pickles", "parse"),
+        ("hkd_mini.diffusion.pickles", "parse"),
         ("", ""),
         ("torch.nn", "Module"),
         ("torch._utils", "_rebuild_tensor"),
@@ -659,7 +661,7 @@ def test_broken_programs():
         refused(content, ".")
     with pytest.raises(FileNotFoundError):
         read_pickle("/nowhere/edm.pkl")
-    assert released.read_pickle is read_pickle
+    assert pickles.read_pickle is read_pickle
 
 
 @pytest.fixture(scope="module")
@@ -772,9 +774,9 @@ def test_networks_of_other_kinds(tmp_path):
     does_not_fit(
         tmp_path, other, "network DhariwalUNet: only EDM's SongUNet has our layout"
     )
-    for sigma_data in (1.0, None, "0.5"):
+    for sigma_data in (1, -1.0, float("inf"), None, "0.5"):
         ema.sigma_data = sigma_data
-        does_not_fit(tmp_path, ema, "sigma_data = .*: here it is 0.5")
+        does_not_fit(tmp_path, ema, "sigma_data = .*: wanted a deviation")
     other = edm_files.network()
     other.model._init_args = (8,)
     does_not_fit(tmp_path, other, "not all recorded by name")
@@ -886,7 +888,7 @@ def test_training_goes_on_from_a_released_network(capsys, monkeypatch, tmp_path)
     starts without effect.
     """
     network = UNetConfig(8, 3, 16, (1, 2), 1, (4,), 0.0, 2)
-    monkeypatch.setitem(cli.PRESETS, "small", HKDConfig(network))
+    monkeypatch.setitem(PRESETS, "small", HKDConfig(network))
     monkeypatch.setitem(RECIPES, "small", RECIPES["toy2d"])
     path = tmp_path / "edm-vp.pkl"
     out = tmp_path / "teacher"

@@ -16,13 +16,20 @@ import pytest
 import torch
 from torch import nn
 
-from hkd_mini import loop, weights
-from hkd_mini.data import Images
-from hkd_mini.model import HKD, HKDConfig
-from hkd_mini.networks import MLPConfig, UNetConfig
-from hkd_mini.teacher import Denoiser
-from hkd_mini.train import train, train_teacher
-from hkd_mini.trajectories import Trajectories, make
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.teacher import Denoiser, train_teacher
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.engine import data, files, loop, weights
+from hkd_mini.engine.checkpoint import CHECKPOINT
+from hkd_mini.engine.config import TrainConfig
+from hkd_mini.engine.data import Images
+from hkd_mini.engine.run import Run
+from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.distil import train
+from hkd_mini.hkd.make_paths import make
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.objective import Objective
+from hkd_mini.hkd.paths import Trajectories
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # dropout draws from the global generator, attention and patches change the layout of
@@ -36,7 +43,7 @@ NETWORK = UNetConfig(
     dropout=0.1,
     adaptive_scale=True,
 )
-CONFIG = loop.TrainConfig(
+CONFIG = TrainConfig(
     precision="fp32",
     images=33,
     batch=3,
@@ -131,7 +138,7 @@ def undisturbed(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole")
     denoiser, steps = start(out)
     assert [step.step for step in steps] == list(range(1, 12))
-    return denoiser.state_dict(), (out / loop.CHECKPOINT).read_bytes()
+    return denoiser.state_dict(), (out / CHECKPOINT).read_bytes()
 
 
 def same(ours, theirs):
@@ -143,7 +150,7 @@ def same(ours, theirs):
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_run_goes_on_as_if_undisturbed(killed, undisturbed, moment):
     out = killed[moment]
-    assert weights.read_tensors(out / loop.CHECKPOINT)[1]["step"] == MOMENTS[moment]
+    assert files.read_tensors(out / CHECKPOINT)[1]["step"] == MOMENTS[moment]
     assert bool(list(out.glob(".*.part"))) == (moment != "step"), (
         "the write that was under way"
     )
@@ -151,7 +158,7 @@ def test_a_killed_run_goes_on_as_if_undisturbed(killed, undisturbed, moment):
     assert next(steps).step == int(MOMENTS[moment]) + 1
     list(steps)
     assert same(denoiser.state_dict(), undisturbed[0])
-    assert (out / loop.CHECKPOINT).read_bytes() == undisturbed[1], (
+    assert (out / CHECKPOINT).read_bytes() == undisturbed[1], (
         "weights, average, moments, step, RNG"
     )
 
@@ -172,7 +179,7 @@ def test_a_signal_saves_and_says_so(tmp_path, undisturbed):
         (6, True),
     ]
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-    assert weights.read_tensors(tmp_path / loop.CHECKPOINT)[1]["step"] == "6"
+    assert files.read_tensors(tmp_path / CHECKPOINT)[1]["step"] == "6"
     denoiser, steps = start(tmp_path, resume=True)
     assert [step.step for step in steps] == [7, 8, 9, 10, 11]
     assert same(denoiser.state_dict(), undisturbed[0])
@@ -188,14 +195,15 @@ def test_a_distillation_resumes_too(tmp_path):
     denoiser = Denoiser(network).eval()
     list(make(denoiser, (2,), 40, tmp_path / "paths", times=5, steps=6, batch=16))
     paths = Trajectories(tmp_path / "paths")
-    config = replace(CONFIG, images=70, batch=7, times=3, perceptual="none", rate_A=7.0)
+    config = replace(CONFIG, images=70, batch=7)
+    asked = Objective(times=3, perceptual="none", lr_scale_A=7.0)
 
     def distil(out, stop=None, resume=False):
         model = HKD.from_teacher(
             denoiser, HKDConfig(network, clock="edm", spatial="shared")
         )
         losses = []
-        for step in train(model, paths, config, out=str(out), resume=resume):
+        for step in train(model, paths, config, asked, out=str(out), resume=resume):
             losses.append(step.loss)
             if step.step == stop:
                 os.kill(os.getpid(), signal.SIGINT)
@@ -203,7 +211,7 @@ def test_a_distillation_resumes_too(tmp_path):
 
     whole, losses = distil(tmp_path / "a")
     distil(tmp_path / "b", stop=3)
-    assert weights.read_tensors(tmp_path / "b" / loop.CHECKPOINT)[1]["step"] == "4"
+    assert files.read_tensors(tmp_path / "b" / CHECKPOINT)[1]["step"] == "4"
     resumed, rest = distil(tmp_path / "b", resume=True)
     assert same(resumed, whole) and rest == losses[4:]
     assert whole["generators.0.A"].abs().max() > 0, "the generator was trained"
@@ -211,7 +219,7 @@ def test_a_distillation_resumes_too(tmp_path):
 
 def checkpoint(tmp_path):
     next(start(tmp_path, replace(CONFIG, checkpoint=1))[1])
-    return tmp_path / loop.CHECKPOINT
+    return tmp_path / CHECKPOINT
 
 
 def test_another_configuration_model_or_file_is_refused(tmp_path):
@@ -229,7 +237,7 @@ def test_another_configuration_model_or_file_is_refused(tmp_path):
         ValueError, match=r"checkpoint\.safetensors is of another model"
     ):
         next(start(tmp_path, config, replace(NETWORK, blocks=2), resume=True)[1])
-    weights.write_tensors(path, {"a": torch.zeros(3)})
+    files.write_tensors(path, {"a": torch.zeros(3)})
     with pytest.raises(ValueError, match=r"checkpoint\.safetensors: not a checkpoint"):
         next(start(tmp_path, config, resume=True)[1])
 
@@ -264,15 +272,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, what):
     def fit(poison, resume=False):
         torch.manual_seed(0)
         model = nn.Linear(2, 1)
-        config = loop.TrainConfig(
+        config = TrainConfig(
             images=40, batch=4, checkpoint=3, seed=11, precision="fp32"
         )
 
-        def batch(step):
-            x = torch.randn(4, 2, generator=loop.generator(config.seed, step))
-            return {
-                "x": x * (torch.nan if what == "loss" else 0.0) if step == poison else x
-            }
+        def batch(step, share):
+            x = torch.randn(4, 2, generator=data.rng_at(config.seed, step))
+            if step == poison:
+                x = x * (torch.nan if what == "loss" else 0.0)
+            return {"x": x[share]}
 
         def loss(model, x, progress):
             return {
@@ -287,7 +295,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, what):
         FloatingPointError, match=rf"step 7: loss {number}.*seed 11, step 7"
     ):
         list(fit(poison=7)[1])
-    tensors, about = weights.read_tensors(tmp_path / loop.CHECKPOINT)
+    tensors, about = files.read_tensors(tmp_path / CHECKPOINT)
     assert about["step"] == "6" and all(v.isfinite().all() for v in tensors.values())
     model, steps = fit(poison=None, resume=True)
     assert [step.step for step in steps] == [
@@ -303,18 +311,25 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, what):
     [
         ("batch", 0),
         ("images", -1),
-        ("times", 0),
         ("checkpoint", 0),
         ("precision", "fp16"),
     ],
 )
 def test_a_recipe_that_cannot_run_is_refused(field, value):
     with pytest.raises(ValueError, match=f"{field} = '?{value}"):
-        loop.TrainConfig(**{field: value})
+        TrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("times", 0), ("lr_scale_A", -1.0), ("path_weight", -1.0)]
+)
+def test_an_objective_that_cannot_be_is_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field} = {value}"):
+        Objective(**{field: value})
 
 
 def test_the_interrupted_command_says_how_to_go_on(tmp_path, capsys):
-    from hkd_mini.cli import main
+    from hkd_mini.app.cli import main
 
     out = tmp_path / "teacher"
     flags = [
@@ -331,13 +346,13 @@ def test_the_interrupted_command_says_how_to_go_on(tmp_path, capsys):
         "800",
     ]
 
-    def interrupted(*arguments, write=loop.Run.step):
+    def interrupted(*arguments, write=Run.step):
         if arguments[1] == 40:
             os.kill(os.getpid(), signal.SIGTERM)
         return write(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Run, "step", interrupted)
+        patch.setattr(Run, "step", interrupted)
         with pytest.raises(
             SystemExit, match="stopped after step 41 and saved; go on with --resume"
         ):

@@ -19,11 +19,14 @@ import pytest
 import safetensors
 import torch
 
-from hkd_mini import trajectories as stored
-from hkd_mini import weights
-from hkd_mini.networks import MLPConfig
-from hkd_mini.schedule import karras_sigmas
-from hkd_mini.teacher import Denoiser, exact_denoiser, heun
+from hkd_mini.diffusion.exact import exact_denoiser
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.samplers import heun
+from hkd_mini.diffusion.schedule import karras_sigmas
+from hkd_mini.diffusion.teacher import Denoiser
+from hkd_mini.engine.files import SEAL
+from hkd_mini.hkd import make_paths
+from hkd_mini.hkd import paths as stored
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MOMENTS = ("batch", "fsync", "replace")
@@ -34,7 +37,7 @@ N = 29  # paths: 3 whole shards and one of 5
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(stored, "SHARD", SHARD)
+    monkeypatch.setattr(make_paths, "SHARD", SHARD)
 
 
 def making(out, n=N, denoiser=None, **options):
@@ -43,7 +46,7 @@ def making(out, n=N, denoiser=None, **options):
     """
     options = {"times": 5, "steps": 6, "seed": 7, "batch": 3, "labels": 4} | options
     denoiser = denoiser or exact_denoiser(POINTS)
-    return stored.make(denoiser, (3,), n, out, **options)
+    return make_paths.make(denoiser, (3,), n, out, **options)
 
 
 def contents(folder):
@@ -56,7 +59,7 @@ def victim(moment, out):
     """Make paths, and die between two batches of the third shard, or inside its
     write.
     """
-    stored.SHARD = SHARD
+    make_paths.SHARD = SHARD
     calls = []
 
     def half(descriptor):
@@ -194,7 +197,10 @@ def test_what_is_stored_is_where_the_path_began_and_went(tmp_path, precision):
     assert torch.equal(
         read[0],
         torch.cat(
-            [stored.noise_for(7, i, min(SHARD, N - i * SHARD), (3,)) for i in range(4)]
+            [
+                make_paths.noise_for(7, i, min(SHARD, N - i * SHARD), (3,))
+                for i in range(4)
+            ]
         )
         .mul(80)
         .half()
@@ -307,10 +313,10 @@ def test_memory_and_open_files_stay_flat(tmp_path, monkeypatch):
     """48 MB in 120 shards: opened, verified and read here and there in a fraction of
     that.
     """
-    monkeypatch.setattr(stored, "SHARD", 17)
+    monkeypatch.setattr(make_paths, "SHARD", 17)
     nothing = lambda x, sigma, labels: torch.zeros_like(x)
     list(
-        stored.make(
+        make_paths.make(
             nothing, (3, 32, 32), 120 * 17, tmp_path, times=4, steps=3, batch=17
         )
     )
@@ -332,11 +338,12 @@ def test_memory_and_open_files_stay_flat(tmp_path, monkeypatch):
 
 def test_two_seeds_and_two_shards_are_other_noise():
     batches = [
-        stored.noise_for(*pair, 3, (2,)) for pair in [(0, 0), (0, 1), (1, 0), (1, 1)]
+        make_paths.noise_for(*pair, 3, (2,))
+        for pair in [(0, 0), (0, 1), (1, 0), (1, 1)]
     ]
     values = torch.cat(batches).flatten().tolist()
     assert len(set(values)) == len(values) and torch.equal(
-        batches[1], stored.noise_for(0, 1, 3, (2,))
+        batches[1], make_paths.noise_for(0, 1, 3, (2,))
     )
 
 
@@ -345,13 +352,13 @@ def test_the_fingerprint_is_of_the_weights():
     one = Denoiser(MLPConfig())
     two = Denoiser(MLPConfig())
     assert (
-        stored.fingerprint(one) != stored.fingerprint(two)
-        and len(stored.fingerprint(one)) == 64
+        make_paths.fingerprint(one) != make_paths.fingerprint(two)
+        and len(make_paths.fingerprint(one)) == 64
     )
     two.load_state_dict(one.state_dict())
-    assert stored.fingerprint(one) == stored.fingerprint(two)
-    assert stored.fingerprint(exact_denoiser(POINTS)) == ""
-    assert weights.SEAL == "sha256"
+    assert make_paths.fingerprint(one) == make_paths.fingerprint(two)
+    assert make_paths.fingerprint(exact_denoiser(POINTS)) == ""
+    assert SEAL == "sha256"
 
 
 if __name__ == "__main__":

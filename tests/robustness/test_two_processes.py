@@ -18,19 +18,28 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hkd_mini import cli, loop, weights
-from hkd_mini import trajectories as stored
-from hkd_mini.data import Images
-from hkd_mini.model import HKD, HKDConfig
-from hkd_mini.networks import MLPConfig, UNetConfig
-from hkd_mini.teacher import Denoiser
-from hkd_mini.train import train, train_teacher
-from hkd_mini.trajectories import Trajectories, make
+from hkd_mini.app import cli
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.teacher import Denoiser, train_teacher
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.engine import data, files, loop, weights
+from hkd_mini.engine.checkpoint import CHECKPOINT
+from hkd_mini.engine.config import TrainConfig
+from hkd_mini.engine.data import Images
+from hkd_mini.engine.run import Run
+from hkd_mini.hkd import make_paths
+from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.distil import train
+from hkd_mini.hkd.make_paths import make
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.objective import Objective
+from hkd_mini.hkd.paths import Trajectories
+from hkd_mini.hkd.recipes import RECIPES
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOY = MLPConfig(channels=8, width=16, depth=1, state=6)
 NETWORK = UNetConfig(channels=16, mult=(1, 2), blocks=1, attention=(8,), patch=2)
-CONFIG = loop.TrainConfig(
+CONFIG = TrainConfig(
     precision="fp32",
     images=120,
     batch=10,
@@ -40,9 +49,8 @@ CONFIG = loop.TrainConfig(
     ema_halflife=20,
     clip=0.03,
     checkpoint=5,
-    times=3,
-    perceptual="none",
 )
+ASKED = Objective(times=3, perceptual="none")
 SHARD = 8
 HERE = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -51,7 +59,7 @@ def distil(paths, config=CONFIG, **keep):
     """A toy HKD, its generator in the plane of an `edm` clock."""
     torch.manual_seed(0)
     model = HKD(HKDConfig(TOY, clock="edm"))
-    return model, train(model, Trajectories(paths), config, **keep)
+    return model, train(model, Trajectories(paths), config, ASKED, **keep)
 
 
 def teach():
@@ -88,7 +96,7 @@ def ablate():
         }
 
     return model, loop.fit(
-        model, lambda step: {"x": x}, loss, replace(CONFIG, images=30)
+        model, lambda step, share: {"x": x[share]}, loss, replace(CONFIG, images=30)
     )
 
 
@@ -97,10 +105,10 @@ def poisoned(**keep):
     torch.manual_seed(0)
     model = torch.nn.Linear(2, 1)
 
-    def batch(step):
-        x = torch.randn(10, 2, generator=loop.generator(0, step))
+    def batch(step, share):
+        x = torch.randn(10, 2, generator=data.rng_at(0, step))
         x[1] *= torch.nan if step == 6 else 1
-        return {"x": x}
+        return {"x": x[share]}
 
     return model, loop.fit(
         model,
@@ -143,12 +151,12 @@ def one_of_two(folder):
     folder = pathlib.Path(folder)
     rank = int(os.environ["RANK"])
     seen = {}
-    stored.SHARD = SHARD
+    make_paths.SHARD = SHARD
     torch.set_num_threads(1)
     for name, run in RUNS.items():
         model, steps = run(folder)
         seen[name] = [[step.loss, step.grad_norm] for step in steps]
-        weights.write_tensors(folder / f"{name}{rank}.safetensors", model.state_dict())
+        files.write_tensors(folder / f"{name}{rank}.safetensors", model.state_dict())
     steps = distil(folder / "paths", out=str(folder / "stopped"))[1]
     for step in steps:
         seen["stopped"] = [step.step, step.stopped]
@@ -156,7 +164,7 @@ def one_of_two(folder):
             os.kill(os.getpid(), signal.SIGTERM)  # one process alone is asked
     model, steps = distil(folder / "paths", out=str(folder / "stopped"), resume=True)
     seen["resumed"] = [step.step for step in steps]
-    weights.write_tensors(folder / f"resumed{rank}.safetensors", model.state_dict())
+    files.write_tensors(folder / f"resumed{rank}.safetensors", model.state_dict())
     try:
         list(poisoned(out=str(folder / "poisoned"))[1])
     except FloatingPointError as error:
@@ -188,17 +196,15 @@ def command(victim, *arguments):
     """The command line, checkpoints every 4 steps; process `victim` dies without a word
     in its step 7.
     """
-    recipe = cli.RECIPES["toy2d"]
-    cli.RECIPES["toy2d"] = recipe._replace(
-        distill=replace(recipe.distill, checkpoint=4)
-    )
+    recipe = RECIPES["toy2d"]
+    RECIPES["toy2d"] = recipe._replace(distill=replace(recipe.distill, checkpoint=4))
 
-    def step(run, number, batch, whole=loop.Run.step):
+    def step(run, number, batch, whole=Run.step):
         if number == 6 and os.environ["RANK"] == victim:
             os.kill(os.getpid(), signal.SIGKILL)
         return whole(run, number, batch)
 
-    loop.Run.step = step
+    Run.step = step
     cli.main([*arguments])
 
 
@@ -253,7 +259,7 @@ def test_two_processes_train_what_one_trains(folder, seen, name):
     )
     assert seen[0][name] == seen[1][name], "both report the mean over all"
     ours, theirs = (
-        weights.read_tensors(folder / f"{name}{rank}.safetensors")[0] for rank in (0, 1)
+        files.read_tensors(folder / f"{name}{rank}.safetensors")[0] for rank in (0, 1)
     )
     for key, value in model.state_dict().items():
         assert torch.equal(ours[key], theirs[key]), key
@@ -269,27 +275,27 @@ def test_two_processes_train_what_one_trains(folder, seen, name):
 def test_a_signal_to_one_stops_both_and_both_resume(folder, seen):
     assert [s["stopped"] for s in seen] == [[4, True]] * 2
     assert [s["resumed"] for s in seen] == [list(range(5, 13))] * 2
-    whole = weights.read_tensors(folder / "distil0.safetensors")[0]
+    whole = files.read_tensors(folder / "distil0.safetensors")[0]
     for rank in (0, 1):
-        resumed = weights.read_tensors(folder / f"resumed{rank}.safetensors")[0]
+        resumed = files.read_tensors(folder / f"resumed{rank}.safetensors")[0]
         assert all(torch.equal(resumed[key], value) for key, value in whole.items())
-    assert [path.name for path in (folder / "stopped").iterdir()] == [
-        loop.CHECKPOINT
-    ], "one writer, no half"
+    assert [path.name for path in (folder / "stopped").iterdir()] == [CHECKPOINT], (
+        "one writer, no half"
+    )
 
 
 def test_poison_in_one_half_stops_both(folder, seen):
     assert seen[0]["poisoned"] == seen[1]["poisoned"] and seen[0][
         "poisoned"
     ].startswith("step 6: loss nan")
-    tensors, about = weights.read_tensors(folder / "poisoned" / loop.CHECKPOINT)
+    tensors, about = files.read_tensors(folder / "poisoned" / CHECKPOINT)
     assert about["step"] == "5" and all(
         value.isfinite().all() for value in tensors.values()
     )
 
 
 def test_the_paths_are_shared_out(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(stored, "SHARD", SHARD)
+    monkeypatch.setattr(make_paths, "SHARD", SHARD)
     teacher = Denoiser.from_folder(folder / "teacher")
     list(make(teacher, (2,), 29, tmp_path, times=5, steps=6, batch=3))
     shards = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -393,7 +399,7 @@ def test_a_killed_process_ends_the_job_which_resumes(made, launched):
     assert "SIGKILL" in complaint, complaint[-4000:]
     out = made / "killed"
     assert (
-        weights.read_tensors(out / loop.CHECKPOINT)[1]["step"] == "4"
+        files.read_tensors(out / CHECKPOINT)[1]["step"] == "4"
         and not (out / weights.WEIGHTS).exists()
     )
     job = launch(
@@ -407,7 +413,7 @@ def test_a_killed_process_ends_the_job_which_resumes(made, launched):
         "to the last digit"
     )
     ours, theirs = (
-        weights.read_tensors(made / name / weights.WEIGHTS)[0]
+        files.read_tensors(made / name / weights.WEIGHTS)[0]
         for name in ("killed", "whole")
     )
     assert all(torch.equal(ours[key], value) for key, value in theirs.items())

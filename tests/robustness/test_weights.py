@@ -13,11 +13,16 @@ import pytest
 import safetensors.torch
 import torch
 
-from hkd_mini import evaluation, losses, metrics, weights
-from hkd_mini.classifier import Classifier, ClassifierConfig
-from hkd_mini.model import HKD, HKDConfig, load
-from hkd_mini.networks import MLPConfig, UNetConfig
-from hkd_mini.teacher import Denoiser
+from hkd_mini.app import evaluation
+from hkd_mini.app.zoo import load
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.teacher import Denoiser
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.engine import files, weights
+from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.model import HKD
+from hkd_mini.judge import distance, metrics
+from hkd_mini.judge.classifier import Classifier, ClassifierConfig
 
 TOY = MLPConfig(channels=8, width=16, depth=1, state=6)
 SMALL = UNetConfig(channels=16, mult=(1, 2), blocks=1, attention=(8,), patch=2)
@@ -56,9 +61,9 @@ def test_equal_tensors_are_equal_bytes(tmp_path):
     tensors = {"b": torch.arange(5), "a": torch.ones(())}
     remarks = {k: k for k in "qwertyuiop"}
     for name in ("1", "2"):
-        weights.write_tensors(tmp_path / name, tensors, remarks)
+        files.write_tensors(tmp_path / name, tensors, remarks)
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
-    found, about = weights.read_tensors(tmp_path / "1")
+    found, about = files.read_tensors(tmp_path / "1")
     assert torch.equal(found["b"], tensors["b"]) and torch.equal(
         found["a"], tensors["a"]
     )
@@ -80,22 +85,22 @@ def test_a_flipped_bit_is_refused_wherever_it_is(folder):
     path = folder / weights.WEIGHTS
     content = path.read_bytes()
     # a key of another name is another program's remark: that file passes
-    key = content.index(weights.SEAL.encode())
+    key = content.index(files.SEAL.encode())
     places = set(range(0, len(content), 97)) - set(
-        range(key - 1, key + len(weights.SEAL) + 1)
+        range(key - 1, key + len(files.SEAL) + 1)
     )
     for place in sorted(places):
         damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=re.escape(str(path))):
-            weights.read_tensors(path)
+            files.read_tensors(path)
     path.write_bytes(content)
-    weights.read_tensors(path)
+    files.read_tensors(path)
 
 
 def test_files_of_other_programs_have_no_digest_and_load(folder):
-    tensors = weights.read_tensors(folder / weights.WEIGHTS)[0]
+    tensors = files.read_tensors(folder / weights.WEIGHTS)[0]
     safetensors.torch.save_file(tensors, folder / weights.WEIGHTS)
     assert isinstance(load(folder), HKD)
 
@@ -171,13 +176,28 @@ def test_another_kind_of_model_is_refused(folder):
     assert isinstance(HKD.from_pretrained(str(folder)), HKD)
     rewrite(folder, model="Oracle")
     with pytest.raises(
-        ValueError, match="holds a 'Oracle', wanted one of HKD, Denoiser, Classifier"
+        ValueError,
+        match="holds a 'Oracle', wanted one of HKD, Denoiser, Student, KDM, Classifier",
     ):
         load(folder)
     (folder / weights.WEIGHTS).unlink()
     rewrite(folder, model="HKD")
     with pytest.raises(FileNotFoundError, match=re.escape(weights.WEIGHTS)):
         load(folder)
+
+
+FOLDERS = sorted(
+    path.parent.relative_to(weights.data_folder()).as_posix()
+    for path in weights.data_folder().rglob(weights.CONFIG)
+)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_everything_bundled_opens_by_name(name):
+    """The class is stored, not guessed."""
+    model = load(name)
+    kind = json.loads((weights.data_folder() / name / weights.CONFIG).read_text())
+    assert type(model).__name__ == kind["model"] and not model.training
 
 
 @pytest.fixture
@@ -212,8 +232,8 @@ def test_bundled_weights_are_verified_by_the_manifest(bundled):
     assert isinstance(load("hkd-toy"), HKD)
     path = bundled / "hkd-toy" / weights.WEIGHTS
     content = path.read_bytes()
-    tensors = weights.read_tensors(path)[0]
-    weights.write_tensors(path, {k: v + 1 for k, v in tensors.items()})
+    tensors = files.read_tensors(path)[0]
+    files.write_tensors(path, {k: v + 1 for k, v in tensors.items()})
     with pytest.raises(ValueError, match=re.escape(f"{path}: missing or altered")):
         load("hkd-toy")
     path.unlink()
@@ -229,13 +249,13 @@ def test_bundled_weights_are_verified_by_the_manifest(bundled):
 
 
 def test_the_perceptual_distance_verifies_its_classifier(bundled):
-    assert losses.Distance.of("cifar").perceptual is not None
+    assert distance.Distance.of("cifar").perceptual is not None
     path = bundled / "features-cifar10" / weights.WEIGHTS
     damaged = bytearray(path.read_bytes())
     damaged[-3] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match=re.escape(str(path))):
-        losses.Distance.of("cifar")
+        distance.Distance.of("cifar")
 
 
 def test_statistics_that_were_altered_are_refused(tmp_path):
@@ -250,16 +270,16 @@ def test_statistics_that_were_altered_are_refused(tmp_path):
 
 def test_a_full_disk_leaves_the_old_file_and_no_half(tmp_path, monkeypatch):
     path = tmp_path / "a.safetensors"
-    weights.write_tensors(path, {"x": torch.zeros(3)})
+    files.write_tensors(path, {"x": torch.zeros(3)})
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        weights.write_tensors(path, {"x": torch.ones(3)})
+        files.write_tensors(path, {"x": torch.ones(3)})
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    assert torch.equal(weights.read_tensors(path)[0]["x"], torch.zeros(3))
+    assert torch.equal(files.read_tensors(path)[0]["x"], torch.zeros(3))
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,12 @@ from PIL import Image
 
 import hkd_mini
 from hkd_mini import HKD, HKDConfig
-from hkd_mini.networks import MLPConfig, UNetConfig
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.unet import UNetConfig
 
 widgets = pytest.importorskip("ipywidgets")
-from hkd_mini import widgets as ours  # noqa: E402, after the check that it is there
+from hkd_mini.app import panel  # noqa: E402, after the check that it is there
+from hkd_mini.app import widgets as ours  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,7 +82,7 @@ def moved(control):
 def idle(box):
     """The controls that leave the picture as it was, in words."""
     found = []
-    for control in list(ours.controls(box)):
+    for control in list(panel.controls(box)):
         before = picture(box).value
         was = control.value
         control.value = moved(control)
@@ -94,18 +96,18 @@ def idle(box):
 @each
 def test_every_control_changes_the_picture(name, model):
     box = MAKERS[name](model)
-    assert len(list(ours.controls(box))) >= 4
+    assert len(list(panel.controls(box))) >= 4
     image = Image.open(io.BytesIO(picture(box).value))
     assert image.format == "PNG" and image.width > 2 * image.height / 3
     if name == "editing_bench":  # squares of 2 x 2 pixels, all of which count
-        next(ours.controls(box)).value = "everything"
+        next(panel.controls(box)).value = "everything"
     assert not idle(box)
 
 
 @each
 def test_a_cut_callback_is_noticed(name, model):
     box = MAKERS[name](model)
-    everything = list(ours.controls(box))
+    everything = list(panel.controls(box))
     everything[1].unobserve_all()
     assert idle(box) == [everything[1].description or everything[1].tooltip]
 
@@ -114,14 +116,14 @@ def test_a_cut_callback_is_noticed(name, model):
 def test_every_control_has_a_name(name, model):
     assert all(
         control.description or control.tooltip
-        for control in ours.controls(MAKERS[name](model))
+        for control in panel.controls(MAKERS[name](model))
     )
 
 
 def test_keeping_everything_is_the_whole_picture(model):
     box = ours.masking(model, n=2)
     start = picture(box).value
-    for control in ours.controls(box):
+    for control in panel.controls(box):
         if isinstance(control, widgets.FloatRangeSlider):
             control.value = (0, 1)
     pixels = torch.tensor(
@@ -139,14 +141,16 @@ def test_in_a_loop_changes_are_drawn_once_and_the_last_one_counts():
     drawn = []
 
     async def drag():
-        ours.follow(lambda: drawn.append(slider.value), widgets.VBox([slider]))
+        panel.redraw_on_change(
+            lambda: drawn.append(slider.value), widgets.VBox([slider])
+        )
         for value in range(1, 21):
             slider.value = value
         assert drawn == [0]  # not yet
-        await asyncio.sleep(5 * ours.WAIT)
+        await asyncio.sleep(5 * panel.WAIT)
         assert drawn == [0, 20]
         slider.value = 7
-        await asyncio.sleep(5 * ours.WAIT)
+        await asyncio.sleep(5 * panel.WAIT)
 
     asyncio.run(drag())
     assert drawn == [0, 20, 7]
@@ -169,7 +173,7 @@ def test_the_package_does_not_need_ipywidgets():
     program = (
         "import sys; sys.modules['ipywidgets'] = None\n"
         "import hkd_mini\n"
-        "try:\n    import hkd_mini.widgets\n"
+        "try:\n    import hkd_mini.app.widgets\n"
         "except ImportError as error:\n    print('missing', 'ipywidgets' in "
         "str(error))\n"
     )
@@ -195,7 +199,7 @@ def test_every_move_is_drawn(name):
     try:
         box = ours.masking(model, n=8)
         slider = next(
-            c for c in ours.controls(box) if isinstance(c, widgets.FloatRangeSlider)
+            c for c in panel.controls(box) if isinstance(c, widgets.FloatRangeSlider)
         )
         drawn = []
         picture(box).observe(lambda change: drawn.append(1), "value")

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from hkd_mini import systems
-from hkd_mini.autoencoder import MLP, KoopmanAutoencoder, Terms, Weights, koopman_loss
+from hkd_mini.koopman import flows, systems
+from hkd_mini.koopman.autoencoder import (
+    MLP,
+    KoopmanAutoencoder,
+    Terms,
+    Weights,
+    koopman_loss,
+)
 
 SPECTRA = ("fixed", "state")
 
@@ -208,7 +214,7 @@ def test_it_learns_a_spiral_and_its_rates():
     spiral = systems.spiral(-0.3, 1.2)
     times = np.linspace(0, 4, 21)
     paths = torch.tensor(
-        systems.trajectory(spiral, rng.uniform(-1, 1, (200, 2)), times),
+        flows.trajectory(spiral, rng.uniform(-1, 1, (200, 2)), times),
         dtype=torch.float32,
     )
     adam = torch.optim.Adam(model.parameters(), 5e-3)

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from hkd_mini import data
+from hkd_mini.engine import data, points
 
 
 def draw(seed=0):
@@ -86,20 +86,20 @@ def test_bytes_survive_the_way_to_unit_and_back():
 N = 200_000
 
 
-@pytest.mark.parametrize("name", sorted(data.POINT_SETS))
+@pytest.mark.parametrize("name", sorted(points.POINT_SETS))
 def test_point_sets_are_centred_and_scaled(name):
-    x = data.POINT_SETS[name](N, draw())
+    x = points.POINT_SETS[name](N, draw())
     assert x.shape == (N, 2) and x.dtype == torch.float32
     # a mean of N values of deviation .35 to .62 has deviation below .0014
     assert x.mean(0).abs().max() < 0.006
-    assert x.pow(2).mean().sqrt().item() == pytest.approx(data.DEVIATION, abs=0.003)
+    assert x.pow(2).mean().sqrt().item() == pytest.approx(points.DEVIATION, abs=0.003)
 
 
-@pytest.mark.parametrize("name", sorted(data.POINT_SETS))
+@pytest.mark.parametrize("name", sorted(points.POINT_SETS))
 def test_point_sets_follow_their_generator(name):
-    one, same, other = (data.POINT_SETS[name](33, draw(seed)) for seed in (4, 4, 5))
+    one, same, other = (points.POINT_SETS[name](33, draw(seed)) for seed in (4, 4, 5))
     assert torch.equal(one, same) and not torch.equal(one, other)
-    assert data.POINT_SETS[name](1, draw()).shape == (1, 2)
+    assert points.POINT_SETS[name](1, draw()).shape == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_point_sets_follow_their_generator(name):
     ],
 )
 def test_the_scale_holds_for_other_shapes(name, options):
-    x = data.POINT_SETS[name](N, draw(1), **options)
-    assert x.pow(2).mean().sqrt().item() == pytest.approx(data.DEVIATION, abs=0.004)
+    x = points.POINT_SETS[name](N, draw(1), **options)
+    assert x.pow(2).mean().sqrt().item() == pytest.approx(points.DEVIATION, abs=0.004)
 
 
 def test_checkerboard_fills_the_dark_cells_evenly():
-    side = math.sqrt(3) * data.DEVIATION
-    cells = ((data.checkerboard(N, draw()) / side + 1) * 2).floor().long()
+    side = math.sqrt(3) * points.DEVIATION
+    cells = ((points.checkerboard(N, draw()) / side + 1) * 2).floor().long()
     assert cells.min() == 0 and cells.max() == 3
     assert (cells.sum(1) % 2 == 0).all()
     counts = torch.bincount(cells[:, 0] * 4 + cells[:, 1])
@@ -128,10 +128,10 @@ def test_checkerboard_fills_the_dark_cells_evenly():
 
 
 def test_moons_lie_on_two_half_circles():
-    x = data.two_moons(1000, draw(), noise=0.0).double()
+    x = points.two_moons(1000, draw(), noise=0.0).double()
     x = x * math.sqrt(
         (0.75 + 0.5625 - 1 / math.pi) / 2
-    ) / data.DEVIATION + torch.tensor([0.5, 0.25])
+    ) / points.DEVIATION + torch.tensor([0.5, 0.25])
     upper = (x.norm(dim=1) - 1).abs() + (-x[:, 1]).clamp(min=0)
     lower = ((x - torch.tensor([1.0, 0.5])).norm(dim=1) - 1).abs() + (
         x[:, 1] - 0.5
@@ -141,7 +141,7 @@ def test_moons_lie_on_two_half_circles():
 
 
 def test_pinwheel_is_the_same_after_a_fifth_of_a_turn():
-    x = data.pinwheel(N, draw()).double()
+    x = points.pinwheel(N, draw()).double()
     z = torch.complex(x[:, 0], x[:, 1])
     # moments E[z^k] vanish unless 5 divides k; the fifth does not, so the arms are
     # there
@@ -151,9 +151,9 @@ def test_pinwheel_is_the_same_after_a_fifth_of_a_turn():
 
 
 def test_spiral_radius_tells_its_angle():
-    x = data.spiral(1000, draw(), turns=2.0, noise=0.0).double()
+    x = points.spiral(1000, draw(), turns=2.0, noise=0.0).double()
     z = torch.complex(x[:, 0], x[:, 1])
-    r = z.abs() / (2 * data.DEVIATION)
+    r = z.abs() / (2 * points.DEVIATION)
     assert r.max() <= 1 + 1e-6
     turned = z * torch.exp(-2j * math.pi * 2.0 * r)  # both arms land on the real line
     assert turned.imag.abs().max() < 1e-5 and 400 < (turned.real > 0).sum() < 600
@@ -161,7 +161,7 @@ def test_spiral_radius_tells_its_angle():
 
 def test_mixture_keeps_the_means_it_is_given():
     means = torch.tensor([[3.0, 0.0], [-1.0, 2.0], [0.0, 0.0]])
-    x = data.gaussian_mixture(N, draw(), means, deviation=0.1)
+    x = points.gaussian_mixture(N, draw(), means, deviation=0.1)
     nearest = torch.cdist(x, means).argmin(1)
     for k, mean in enumerate(means):
         assert (x[nearest == k].mean(0) - mean).abs().max() < 0.003

@@ -8,18 +8,10 @@ from inspect import unwrap
 import numpy as np
 import pytest
 
-from hkd_mini import systems
-from hkd_mini.dmd import (
-    delays,
-    dmd,
-    edmd,
-    eigenfunctions,
-    forecast,
-    gaussians,
-    monomials,
-    optimal_rank,
-    residuals,
-)
+from hkd_mini.koopman import flows, systems
+from hkd_mini.koopman.dictionaries import delays, gaussians, monomials
+from hkd_mini.koopman.dmd import dmd, forecast, optimal_rank
+from hkd_mini.koopman.edmd import edmd, eigenfunctions, residuals
 
 
 def non_normal(n, seed, complex_data=False):
@@ -229,7 +221,7 @@ def test_gaussians():
 def test_kernel_edmd_is_edmd_on_radial_functions():
     # Williams, Rowley & Kevrekidis 2015: eigenvalues of G^+ A with the Gram matrices of
     # the kernel alone
-    x, y = systems.snapshot_pairs(
+    x, y = flows.snapshot_pairs(
         systems.duffing(), 40, 0.25, (-1.5, [1.5, 1.5]), np.random.default_rng(0)
     )
     kernel = lambda a, b: np.exp(-((a[:, None] - b[None]) ** 2).sum(-1) / 2)
@@ -244,9 +236,7 @@ def test_kernel_edmd_is_edmd_on_radial_functions():
 
 def test_continuous_rates_of_the_slow_manifold_by_edmd():
     slow = systems.slow_manifold()
-    x, y = systems.snapshot_pairs(
-        slow, 60, 0.25, (-2, [2, 2]), np.random.default_rng(0)
-    )
+    x, y = flows.snapshot_pairs(slow, 60, 0.25, (-2, [2, 2]), np.random.default_rng(0))
     fit = edmd(x, y, slow.lift, dt=0.25)
     np.testing.assert_allclose(np.sort(fit.rates.real), [-1, -0.2, -0.1], atol=1e-8)
     np.testing.assert_allclose(fit.rates.imag, 0, atol=1e-8)
@@ -298,7 +288,7 @@ def test_edmd_eigenvectors_modes_and_scale():
 
 def test_edmd_equals_the_normal_equations():
     duffing = systems.duffing()
-    x, y = systems.snapshot_pairs(
+    x, y = flows.snapshot_pairs(
         duffing, 300, 0.25, (-2, [2, 2]), np.random.default_rng(2)
     )
     psi = monomials(2, 3)
@@ -312,7 +302,7 @@ def test_residuals_tell_true_from_spurious():
     # Cubic monomials on Duffing are not invariant: the constant is exact, the others
     # are not.
     duffing = systems.duffing()
-    x, y = systems.snapshot_pairs(
+    x, y = flows.snapshot_pairs(
         duffing, 400, 0.25, (-2, [2, 2]), np.random.default_rng(3)
     )
     fit = edmd(x, y, monomials(2, 3), dt=0.25)
@@ -336,7 +326,7 @@ def test_dmd_residuals_vanish_for_linear_data_only():
     A = non_normal(4, 3)
     x, y = snapshots(A, 30, 0)
     assert residuals(dmd(x, y), x, y).max() < 1e-9
-    pairs = systems.snapshot_pairs(
+    pairs = flows.snapshot_pairs(
         systems.duffing(), 200, 0.25, (-2, [2, 2]), np.random.default_rng(0)
     )
     assert residuals(dmd(*pairs), *pairs).max() > 0.1
@@ -344,7 +334,7 @@ def test_dmd_residuals_vanish_for_linear_data_only():
 
 def test_truncated_edmd_keeps_the_strong_directions():
     slow = systems.slow_manifold()
-    x, y = systems.snapshot_pairs(slow, 80, 0.5, (-1, [1, 1]), np.random.default_rng(0))
+    x, y = flows.snapshot_pairs(slow, 80, 0.5, (-1, [1, 1]), np.random.default_rng(0))
     # six functions of rank three
     doubled = lambda s: np.concatenate([slow.lift(s), slow.lift(s)], -1)
     with pytest.raises(ValueError, match="rank 3"):

@@ -5,11 +5,12 @@ is known comes back.
 import pytest
 import torch
 
-from hkd_mini import edit
-from hkd_mini.model import HKD, HKDConfig
-from hkd_mini.networks import UNetConfig
-from hkd_mini.schedule import SIGMA_MAX, karras_sigmas
-from hkd_mini.spectrum import band_masks, spectrum
+from hkd_mini.diffusion.schedule import SIGMA_MAX, karras_sigmas
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.hkd import edit
+from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.spectra import band_masks, spectrum
 
 NETWORK = UNetConfig(resolution=8, channels=8, mult=(1, 2), blocks=1, attention=())
 

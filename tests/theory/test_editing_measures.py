@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hkd_mini.spectrum import radial_power
+from hkd_mini.hkd.bands import radial_power
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "editing.py"
 

@@ -3,14 +3,17 @@ belongs.
 """
 
 import numpy as np
+import pytest
 import torch
 
-from hkd_mini.data import to_uint8
-from hkd_mini.evaluation import PAPER, draw, sheet
-from hkd_mini.model import HKD, HKDConfig
-from hkd_mini.networks import MLPConfig, UNetConfig
-from hkd_mini.schedule import SIGMA_MAX
-from hkd_mini.teacher import Denoiser
+from hkd_mini.app.evaluation import BACKGROUND, draw, evaluate, sheet
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.schedule import SIGMA_MAX
+from hkd_mini.diffusion.teacher import Denoiser
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.engine.data import to_uint8
+from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.model import HKD
 
 SMALL = UNetConfig(
     resolution=8, channels=16, mult=(1,), blocks=1, attention=(), labels=3
@@ -53,4 +56,12 @@ def test_a_sheet_holds_every_picture():
         assert np.array_equal(
             page[5 * i : 5 * i + 4, 7 * j : 7 * j + 6], picture.permute(1, 2, 0)
         )
-    assert (page[4] == PAPER).all() and (page[5:, 14:] == PAPER).all()
+    assert (page[4] == BACKGROUND).all() and (page[5:, 14:] == BACKGROUND).all()
+
+
+def test_samples_are_compared_with_pictures(tmp_path):
+    file = tmp_path / "latents.npy"
+    np.save(file, np.zeros((4, 3, 32, 32), np.float32))
+    samples = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="latents.npy: .* wanted a folder"):
+        evaluate(samples, str(file))

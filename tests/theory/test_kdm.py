@@ -7,20 +7,19 @@ import copy
 import pytest
 import torch
 
-from hkd_mini.kdm import (
-    KDM,
-    KDM_PRESETS,
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.schedule import SIGMA_DATA, SIGMA_MAX
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.onestep.kdm import KDM, kdm_loss
+from hkd_mini.onestep.kdm_config import KDM_PRESETS, KDMConfig
+from hkd_mini.onestep.kdm_parts import (
     Decomposed,
     Dense,
     Discriminator,
-    KDMConfig,
     adversarial_loss,
-    kdm_loss,
     spectrum_loss,
 )
-from hkd_mini.networks import MLPConfig, UNetConfig
-from hkd_mini.onestep import square
-from hkd_mini.schedule import SIGMA_DATA, SIGMA_MAX
+from hkd_mini.onestep.losses import square
 
 SMALL = UNetConfig(resolution=8, channels=8, mult=(1, 2), blocks=1, attention=())
 POINTS = MLPConfig(state=6, width=16, depth=1)
@@ -194,6 +193,8 @@ def test_what_does_not_fit():
         KDMConfig(operator="sparse")
     with pytest.raises(ValueError, match="5 numbers"):
         KDMConfig(MLPConfig(state=5), "decomposed")
+    with pytest.raises(ValueError, match="adversarial = 0.1: the critic"):
+        KDM(KDMConfig(POINTS, adversarial=0.1))
 
 
 def test_presets_have_the_sizes_of_the_papers_code():

@@ -8,7 +8,7 @@ import inspect
 import pytest
 import torch
 
-from hkd_mini.koopman import KoopmanGenerator, apply_mask
+from hkd_mini.koopman.generator import KoopmanGenerator, apply_mask
 
 SHAPES = [(6, 3, 5), (2, 1, 1), (10, 2, 2)]
 

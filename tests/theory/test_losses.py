@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from hkd_mini.classifier import Classifier, ClassifierConfig
-from hkd_mini.losses import Distance, FeatureDistance, annealed, hkd_loss, unit
-from hkd_mini.model import HKD, HKDConfig
-from hkd_mini.networks import MLPConfig, UNetConfig
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.objective import hkd_loss
+from hkd_mini.judge.classifier import Classifier, ClassifierConfig
+from hkd_mini.judge.distance import Distance, FeatureDistance, annealed, unit
 
 
 def classifier(seed=0):

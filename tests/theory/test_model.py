@@ -10,10 +10,11 @@ import torch
 
 import hkd_mini
 from hkd_mini import HKD, PRESETS, HKDConfig
-from hkd_mini.classifier import Classifier, ClassifierConfig
-from hkd_mini.networks import MLPConfig, UNetConfig
-from hkd_mini.schedule import CLOCKS, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN
-from hkd_mini.teacher import Denoiser
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.schedule import CLOCKS, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN
+from hkd_mini.diffusion.teacher import Denoiser
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.judge.classifier import Classifier, ClassifierConfig
 
 UNET = UNetConfig(resolution=8, channels=8, mult=(1, 2), blocks=1, attention=(4,))
 NETWORKS = {
@@ -434,7 +435,7 @@ def test_load_errors(tmp_path):
 
     offer(
         lambda c: c.update(model="Pickle"),
-        "holds a 'Pickle', wanted one of HKD, Denoiser, Classifier",
+        "holds a 'Pickle', wanted one of HKD, Denoiser, Student, KDM, Classifier",
     )
     offer(lambda c: c["config"].update(colour=3), "HKDConfig has no colour")
     offer(

@@ -10,19 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hkd_mini.classifier import Classifier, ClassifierConfig
-from hkd_mini.model import PRESETS
-from hkd_mini.networks import (
-    Decoder,
-    Embedding,
-    Encoder,
-    MLPConfig,
-    Network,
-    UNetBlock,
-    UNetConfig,
-    norm,
-)
-from hkd_mini.weights import build
+from hkd_mini.diffusion.layers import Embedding, norm
+from hkd_mini.diffusion.networks import MLPConfig, Network
+from hkd_mini.diffusion.unet import Decoder, Encoder, UNetBlock, UNetConfig
+from hkd_mini.engine.weights import build
+from hkd_mini.hkd.config import PRESETS
+from hkd_mini.judge.classifier import Classifier, ClassifierConfig
 
 SMALL = UNetConfig(resolution=16, channels=8, mult=(1, 2), blocks=2, attention=(8,))
 VARIANTS = {

@@ -11,14 +11,26 @@ import pytest
 import torch
 from torch import nn
 
-from hkd_mini import onestep
-from hkd_mini.kdm import KDM, KDMConfig
-from hkd_mini.loop import TrainConfig
-from hkd_mini.model import HKD, HKDConfig
-from hkd_mini.networks import MLPConfig
-from hkd_mini.schedule import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, karras_sigmas
-from hkd_mini.teacher import Path, edm_loss, expand, gaussian_denoiser, heun
-from hkd_mini.train import PathsInMemory, train
+from hkd_mini.diffusion.exact import gaussian_denoiser
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.samplers import Path, heun
+from hkd_mini.diffusion.schedule import (
+    SIGMA_DATA,
+    SIGMA_MAX,
+    SIGMA_MIN,
+    expand,
+    karras_sigmas,
+)
+from hkd_mini.diffusion.teacher import edm_loss
+from hkd_mini.engine.config import TrainConfig
+from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.distil import train
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.objective import Objective
+from hkd_mini.hkd.paths import PathsInMemory
+from hkd_mini.onestep import consistency, losses, methods, students
+from hkd_mini.onestep.kdm import KDM
+from hkd_mini.onestep.kdm_config import KDMConfig
 
 X0 = torch.tensor([[0.3, -0.1], [0.2, 0.4]])
 N = torch.tensor([[1.0, -2.0], [0.5, 0.0]])
@@ -61,15 +73,15 @@ def close(a, b, **tolerance):
 
 
 def test_knowledge_distillation_by_hand():
-    loss = onestep.knowledge_distillation(linear(0.001), None, X0, N, U, 0.5)
+    loss = losses.knowledge_distillation(linear(0.001), None, X0, N, U, 0.5)
     expected = [((0.08 * n - x).square().sum() / 2).item() for n, x in zip(N, X0)]
     close(loss, by_hand(expected))
 
 
 def test_progressive_distillation_by_hand():
-    grid = karras_sigmas(onestep.FINEST).tolist()
+    grid = karras_sigmas(losses.FINEST).tolist()
     for steps in (1, 4):
-        stride = onestep.FINEST // steps
+        stride = losses.FINEST // steps
         expected = []
         for x0, n, u in zip(X0.tolist(), N.tolist(), U.tolist()):
             i = int(u * steps) * stride
@@ -85,17 +97,17 @@ def test_progressive_distillation_by_hand():
                 # and one step with the same guess is the same two
                 assert abs(wish - 0.2) < 1e-9
                 expected.append(max(1, t**-2) * (0.5 - wish) ** 2)
-        loss = onestep.progressive_distillation(
+        loss = losses.progressive_distillation(
             constant(0.5), constant(0.2), X0, N, U, 0.5, steps=steps
         )
         close(loss, by_hand(expected), rtol=1e-3, atol=1e-6)
     # a teacher whose guess depends on x: the wish leads where its two steps lead
     x = X0 + SIGMA_MAX * N
     t = grid[0]
-    middle = grid[onestep.FINEST // 2]
+    middle = grid[losses.FINEST // 2]
     y = 0.1 * x + middle / t * 0.9 * x
     y = 0.1 * y  # into level 0
-    loss = onestep.progressive_distillation(
+    loss = losses.progressive_distillation(
         constant(0.0), linear(0.1), X0, N, U, 0.5, steps=1
     )
     close(loss, y.square().mean(), rtol=1e-4, atol=0)
@@ -111,7 +123,7 @@ def test_rectified_flow_by_hand():
         velocity = (x_t - 0.1) / t  # of a denoiser that guesses 0.1
         expected.append((velocity - (n - x0)).square().mean().item())
     close(
-        onestep.rectified_flow(constant(0.1), None, X0, N, U, 0.5),
+        losses.rectified_flow(constant(0.1), None, X0, N, U, 0.5),
         by_hand(expected),
         rtol=1e-4,
         atol=0,
@@ -130,7 +142,7 @@ def test_rectified_flow_plus_by_hand():
         huber = math.sqrt((gap / t).square().sum().item() + c**2) - c
         expected.append((1 - t) * huber / 2 + gap.square().mean().item() / t)
     close(
-        onestep.rectified_flow_plus(constant(0.1), None, X0, N, U, 0.5),
+        losses.rectified_flow_plus(constant(0.1), None, X0, N, U, 0.5),
         by_hand(expected),
         rtol=1e-4,
         atol=0,
@@ -161,9 +173,10 @@ def jumped(guess, x, sigma):
 
 
 def test_the_jump_is_the_identity_at_the_least_level():
-    close(onestep.jump(constant(7.0), X0, torch.full((2,), SIGMA_MIN)), X0)
+    close(consistency.jump(constant(7.0), X0, torch.full((2,), SIGMA_MIN)), X0)
     close(
-        onestep.jump(constant(0.2), X0, torch.tensor([5.0, 5.0])), jumped(0.2, X0, 5.0)
+        consistency.jump(constant(0.2), X0, torch.tensor([5.0, 5.0])),
+        jumped(0.2, X0, 5.0),
     )
 
 
@@ -180,7 +193,7 @@ def test_consistency_distillation_by_hand():
         y = x + (r - t) * (slope + (y - 0.4 * y) / r) / 2
         expected.append((jumped(0.1, x, t) - jumped(0.1, y, r)).square().mean().item())
     close(
-        onestep.consistency_distillation(constant(0.1), linear(0.4), X0, N, U, 0.5),
+        consistency.consistency_distillation(constant(0.1), linear(0.4), X0, N, U, 0.5),
         by_hand(expected),
     )
 
@@ -202,7 +215,7 @@ def test_consistency_training_by_hand(progress):
         )
     assert count == (3 if progress == 0 else 83 if progress == 0.3 else 152)
     close(
-        onestep.consistency_training(constant(0.1), None, X0, N, U, progress),
+        consistency.consistency_training(constant(0.1), None, X0, N, U, progress),
         by_hand(expected),
     )
 
@@ -223,7 +236,7 @@ def test_improved_consistency_training_by_hand(progress, intervals):
         t = grid[i + 1]
         gap = jumped(0.1, x0 + t * n, t) - jumped(0.1, x0 + r * n, r)
         expected.append((math.sqrt(gap.square().sum().item() + c**2) - c) / (t - r))
-    loss = onestep.improved_consistency_training(
+    loss = consistency.improved_consistency_training(
         constant(0.1), None, X0, N, U, progress
     )
     close(loss, by_hand(expected), rtol=2e-3, atol=1e-6)
@@ -242,7 +255,7 @@ def test_easy_consistency_by_hand(progress):
         if stage == 0:
             assert r == 0 or t > 1
     close(
-        onestep.easy_consistency(linear(0.3), None, X0, N, U, progress),
+        consistency.easy_consistency(linear(0.3), None, X0, N, U, progress),
         by_hand(expected),
         rtol=1e-4,
         atol=0,
@@ -250,7 +263,7 @@ def test_easy_consistency_by_hand(progress):
 
 
 def test_distribution_matching_by_hand():
-    student = onestep.Matched(Linear(0.001))
+    student = students.Matched(Linear(0.001))
     student.fake = Linear(0.5)
     x = 0.08 * N
     again = N.roll(1, 0)
@@ -264,7 +277,7 @@ def test_distribution_matching_by_hand():
         + edm_loss(linear(0.5), x, level, again)
     )
     close(
-        onestep.distribution_matching(student, linear(0.2), X0, N, U, 0.5),
+        losses.distribution_matching(student, linear(0.2), X0, N, U, 0.5),
         wish,
         rtol=1e-4,
         atol=1e-6,
@@ -274,7 +287,7 @@ def test_distribution_matching_by_hand():
 def test_pseudo_huber_is_a_square_when_small_and_a_length_when_large():
     c = 0.00054 * math.sqrt(2)
     a = torch.tensor([[3.0, 4.0], [3e-5, 4e-5]])
-    found = onestep.pseudo_huber(a.double(), torch.zeros_like(a).double())
+    found = losses.pseudo_huber(a.double(), torch.zeros_like(a).double())
     close(found, torch.tensor([5.0 - c, 25e-10 / (2 * c)]), rtol=1e-2, atol=0)
 
 
@@ -326,7 +339,7 @@ def exact(noise):
 def error(student, noise):
     """Of one step, relative to the exact map."""
     with torch.no_grad():
-        made = onestep.one_step(student, noise)
+        made = students.one_step(student, noise)
     return ((made - exact(noise)).norm() / exact(noise).norm()).item()
 
 
@@ -378,27 +391,27 @@ SHORT = replace(RUN, images=256 * 600)
 
 def run(student, method, gaussian, config=RUN):
     points, denoiser, paths = gaussian
-    data = paths if onestep.METHODS[method].data == "pairs" else points
-    return list(onestep.distil(student, method, data, config, denoiser))[-1]
+    data = paths if methods.METHODS[method].data == "pairs" else points
+    return list(methods.distil(student, method, data, config, denoiser))[-1]
 
 
 @pytest.mark.parametrize(
-    "method", [name for name in onestep.METHODS if name not in ("1-RF", "KDM")]
+    "method", [name for name in methods.METHODS if name not in ("1-RF", "KDM")]
 )
 def test_the_optimum_on_a_gaussian_is_the_exact_map(
     method, gaussian, teacher, monkeypatch
 ):
     # of 18 levels the map of 17 Heun steps is learned, which is 6% off
     if method == "CD":
-        finer = functools.partial(onestep.consistency_distillation, levels=36)
+        finer = functools.partial(consistency.consistency_distillation, levels=36)
         monkeypatch.setitem(
-            onestep.METHODS, "CD", onestep.METHODS["CD"]._replace(loss=finer)
+            methods.METHODS, "CD", methods.METHODS["CD"]._replace(loss=finer)
         )
     student = copy.deepcopy(teacher)
     noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
     # one step of the denoiser it starts from is the mean
     assert error(student, noise) > 0.9
-    student = onestep.Matched(student) if method == "DMD" else student
+    student = students.Matched(student) if method == "DMD" else student
     last = run(student, method, gaussian)
     assert error(student, noise) < 0.05
     assert method == "PD" or last.step == RUN.steps
@@ -421,14 +434,14 @@ def test_kdm_reaches_the_exact_map(operator, gaussian):
     noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
     made = model.sample(noise)
     assert ((made - exact(noise)).norm() / exact(noise).norm()).item() < 0.05
-    assert torch.equal(made, onestep.one_step(model, noise))
+    assert torch.equal(made, students.one_step(model, noise))
 
 
 @pytest.mark.parametrize("koopman", [True, False])
 def test_hkd_and_its_control_reach_the_exact_map(koopman, gaussian):
     torch.manual_seed(0)
     model = HKD(HKDConfig(MLPConfig(state=16, width=32, depth=2), koopman=koopman))
-    for _ in train(model, gaussian[2], replace(SHORT, perceptual="none", times=2)):
+    for _ in train(model, gaussian[2], SHORT, Objective(perceptual="none", times=2)):
         pass
     noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
     assert (
@@ -440,21 +453,21 @@ def test_progressive_distillation_halves_until_one(gaussian, teacher):
     few = replace(RUN, images=256 * 80)
     steps = [
         s.step
-        for s in onestep.distil(
+        for s in methods.distil(
             copy.deepcopy(teacher), "PD", gaussian[0], few, gaussian[1]
         )
     ]
-    assert (
-        steps.count(1) == len(onestep.STAGES) == 7
-        and max(onestep.STAGES) * 2 == onestep.FINEST
-    )
-    # the last stage has two shares of eight
-    assert len(steps) == 80 and steps[-20:] == list(range(1, 21))
+    stages = methods.METHODS["PD"].stages
+    halved = [stage.arguments["steps"] for stage in stages]
+    assert halved == [64, 32, 16, 8, 4, 2, 1] and halved[0] * 2 == losses.FINEST
+    # steps are counted over all stages
+    assert steps == list(range(1, 81))
+    assert [stage.weight for stage in stages] == [1] * 6 + [2]
 
 
 def test_the_teacher_stays_as_it_is(gaussian, teacher):
     before = copy.deepcopy(teacher.state_dict())
-    for _ in onestep.distil(
+    for _ in methods.distil(
         copy.deepcopy(teacher), "CD", gaussian[0], replace(RUN, images=512), teacher
     ):
         pass
@@ -464,8 +477,8 @@ def test_the_teacher_stays_as_it_is(gaussian, teacher):
 
 def test_what_does_not_fit(gaussian, teacher):
     with pytest.raises(ValueError, match="'XD': one of KD"):
-        next(onestep.distil(teacher, "XD", gaussian[0], RUN))
+        next(methods.distil(teacher, "XD", gaussian[0], RUN))
     with pytest.raises(ValueError, match="KD learns from pairs, got Tensor"):
-        next(onestep.distil(teacher, "KD", gaussian[0], RUN))
+        next(methods.distil(teacher, "KD", gaussian[0], RUN))
     with pytest.raises(ValueError, match="CD learns from images, got PathsInMemory"):
-        next(onestep.distil(teacher, "CD", gaussian[2], RUN))
+        next(methods.distil(teacher, "CD", gaussian[2], RUN))

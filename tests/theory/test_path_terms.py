@@ -3,30 +3,46 @@ away with, who follows whom.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from hkd_mini.koopman import KoopmanGenerator
-from hkd_mini.loop import TrainConfig
-from hkd_mini.losses import (
-    Distance,
-    Weights,
+from hkd_mini.diffusion.exact import gaussian_denoiser
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.samplers import heun
+from hkd_mini.diffusion.schedule import CLOCKS, SIGMA_DATA, karras_sigmas
+from hkd_mini.engine.config import TrainConfig
+from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.distil import train
+from hkd_mini.hkd.make_paths import make
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.objective import (
+    Objective,
     hkd_loss,
     infinitesimal,
     linearity,
     path_decoding,
     unit_contrast,
 )
-from hkd_mini.model import HKD, HKDConfig
-from hkd_mini.networks import MLPConfig
-from hkd_mini.schedule import CLOCKS, SIGMA_DATA, karras_sigmas
-from hkd_mini.teacher import gaussian_denoiser, heun
-from hkd_mini.train import PathsInMemory, train
-from hkd_mini.trajectories import Trajectories, make
+from hkd_mini.hkd.paths import PathsInMemory, Trajectories
+from hkd_mini.judge.distance import Distance
+from hkd_mini.koopman.generator import KoopmanGenerator
 
 MSE = Distance(None)
-ALL = Weights(1.0, 1.0, 1.0)
+
+
+def weighed(path, linear, infinitesimal, **options):
+    """An objective with these weights of the three terms."""
+    return Objective(
+        path_weight=path,
+        linear_weight=linear,
+        infinitesimal_weight=infinitesimal,
+        **options,
+    )
+
+
+ALL = weighed(1.0, 1.0, 1.0)
 
 
 class Exact(torch.nn.Module):
@@ -92,10 +108,13 @@ def points_model():
     return model
 
 
-@pytest.mark.parametrize("follow", [True, False])
-def test_every_term_is_zero_for_an_exact_lift(follow):
+@pytest.mark.parametrize("detached", [True, False])
+def test_every_term_is_zero_for_an_exact_lift(detached):
     terms = hkd_loss(
-        Exact(), MSE, **batch(SIGMA_DATA), weights=ALL._replace(follow=follow)
+        Exact(),
+        MSE,
+        **batch(SIGMA_DATA),
+        objective=replace(ALL, detach_noisier=detached),
     )
     assert set(terms) == {
         "loss",
@@ -110,7 +129,7 @@ def test_every_term_is_zero_for_an_exact_lift(follow):
 
 
 def test_an_idle_model_passes_linearity_and_fails_path_decoding():
-    terms = hkd_loss(Idle(), MSE, **batch(0.1), weights=ALL)
+    terms = hkd_loss(Idle(), MSE, **batch(0.1), objective=ALL)
     assert (
         terms["mse"] < 1e-8 and terms["linear"] < 1e-8 and terms["infinitesimal"] < 1e-4
     )
@@ -120,7 +139,7 @@ def test_an_idle_model_passes_linearity_and_fails_path_decoding():
 def test_wrong_rates_are_seen_by_both_terms():
     model = Exact()
     model.generator.A.data[:2] = 1.5
-    terms = hkd_loss(model, MSE, **batch(SIGMA_DATA), weights=ALL)
+    terms = hkd_loss(model, MSE, **batch(SIGMA_DATA), objective=ALL)
     assert terms["linear"] > 0.01
     # |1.5 - 1|^2
     assert float(terms["infinitesimal"].detach()) == pytest.approx(0.25, rel=0.05)
@@ -137,7 +156,9 @@ def test_terms_by_hand():
     """One path at a time, no folding, no shortcut."""
     model = points_model()
     b = batch(0.3)
-    terms = hkd_loss(model, MSE, **b, weights=Weights(0.5, 0.25, 2.0, follow=False))
+    terms = hkd_loss(
+        model, MSE, **b, objective=weighed(0.5, 0.25, 2.0, detach_noisier=False)
+    )
     path = torch.zeros(5, 3)
     linear = torch.zeros(5, 3)
     near = torch.zeros(5, 3)
@@ -170,8 +191,8 @@ def test_terms_by_hand():
 
 
 def test_the_noisier_state_is_followed():
-    """With `follow` the target is the noisier state of each pair, whatever the order,
-    and it gets no gradient.
+    """With `detach_noisier` the target is the noisier state of each pair, whatever
+    the order, and it gets no gradient.
     """
     model = points_model()
     z, y = (torch.randn(2, 6, 1, 1, requires_grad=True) for _ in range(2))
@@ -188,7 +209,7 @@ def test_the_noisier_state_is_followed():
     swapped = linearity(model, [y], u, [z], t)
     torch.testing.assert_close(swapped, linearity(model, [z], t, [y], u))
     z.grad = y.grad = None
-    linearity(model, [z], t, [y], u, follow=False).sum().backward()
+    linearity(model, [z], t, [y], u, detach_noisier=False).sum().backward()
     assert (z.grad.abs().amax(1) > 0).all() and (y.grad.abs().amax(1) > 0).all()
 
 
@@ -214,7 +235,7 @@ def test_infinitesimal_is_the_lie_derivative():
             t,
             model.encode(x + sign * h * slope, t + sign * h),
             t + sign * h,
-            follow=False,
+            detach_noisier=False,
         )
         torch.testing.assert_close(got[0], wish, rtol=0.02, atol=1e-4)
 
@@ -249,10 +270,9 @@ def paths(n=40):
 def run(data, **weights):
     torch.manual_seed(0)
     model = HKD(HKDConfig(MLPConfig(channels=8, width=16, depth=1, state=6)))
-    config = TrainConfig(
-        images=120, batch=12, times=3, perceptual="none", precision="fp32", **weights
-    )
-    return model, list(train(model, data, config))
+    config = TrainConfig(images=120, batch=12, precision="fp32")
+    asked = Objective(times=3, perceptual="none", **weights)
+    return model, list(train(model, data, config, asked))
 
 
 def test_in_memory_paths_are_those_of_the_folder(tmp_path):
@@ -278,15 +298,23 @@ def test_in_memory_paths_are_those_of_the_folder(tmp_path):
 
 def test_training_with_the_terms_reports_them_and_repeats():
     data = PathsInMemory(paths())
-    model, steps = run(data, path=1.0, linear=0.1, infinitesimal=0.01)
+    model, steps = run(
+        data, path_weight=1.0, linear_weight=0.1, infinitesimal_weight=0.01
+    )
     assert {"path", "linear", "infinitesimal"} < set(steps[0].terms) and len(
         steps
     ) == 10
-    again, _ = run(data, path=1.0, linear=0.1, infinitesimal=0.01)
+    again, _ = run(data, path_weight=1.0, linear_weight=0.1, infinitesimal_weight=0.01)
     assert all(
         torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters())
     )
-    other, _ = run(data, path=1.0, linear=0.1, infinitesimal=0.01, follow=False)
+    other, _ = run(
+        data,
+        path_weight=1.0,
+        linear_weight=0.1,
+        infinitesimal_weight=0.01,
+        detach_noisier=False,
+    )
     assert not all(
         torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters())
     )
@@ -311,5 +339,5 @@ def test_without_weights_nothing_is_drawn_or_added():
 
 @pytest.mark.parametrize("name", ["path", "linear", "infinitesimal"])
 def test_a_negative_weight_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name} = -1"):
-        TrainConfig(**{name: -1.0})
+    with pytest.raises(ValueError, match=f"{name}_weight = -1"):
+        Objective(**{f"{name}_weight": -1.0})

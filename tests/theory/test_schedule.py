@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
-from hkd_mini.schedule import (
+from hkd_mini.diffusion.exact import gaussian_denoiser
+from hkd_mini.diffusion.samplers import heun
+from hkd_mini.diffusion.schedule import (
     CLOCKS,
     SIGMA_DATA,
     SIGMA_MAX,
@@ -15,7 +17,6 @@ from hkd_mini.schedule import (
     karras_sigmas,
     lognormal_sigmas,
 )
-from hkd_mini.teacher import gaussian_denoiser, heun
 
 clocks = pytest.mark.parametrize("name", CLOCKS)
 

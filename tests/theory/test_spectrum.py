@@ -8,26 +8,30 @@ import pytest
 import torch
 
 import hkd_mini
-from hkd_mini.koopman import apply_mask
-from hkd_mini.model import HKD, PRESETS, HKDConfig
-from hkd_mini.networks import MLPConfig, UNetConfig
-from hkd_mini.schedule import SIGMA_MAX
-from hkd_mini.spectrum import (
-    band_masks,
-    by_level,
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.schedule import SIGMA_MAX
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.hkd.bands import (
     cumulative_effect,
     decode_bands,
-    gains,
-    interval_masks,
     mean_frequency,
     radial_power,
+    rate_map,
+    scale_bands,
+)
+from hkd_mini.hkd.config import PRESETS, HKDConfig
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.spectra import (
+    band_masks,
+    by_level,
+    gains,
+    interval_masks,
     ranks,
     rate,
-    rate_map,
     readings,
-    scale_bands,
     spectrum,
 )
+from hkd_mini.koopman.generator import apply_mask
 
 keys = pytest.mark.parametrize("key", ["alpha", "abs", "beta"])
 

@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.linalg import eigh_tridiagonal
 from scipy.stats import kstest, norm
 
-from hkd_mini import stochastic
+from hkd_mini.koopman import stochastic
 
 SPRING = stochastic.ornstein_uhlenbeck(theta=0.7, D=1.3)
 DOUBLE = stochastic.langevin(

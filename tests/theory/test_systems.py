@@ -10,7 +10,7 @@ import pytest
 from scipy.integrate import quad, solve_ivp
 from scipy.linalg import expm
 
-from hkd_mini import systems
+from hkd_mini.koopman import flows, systems
 
 CLOSED = [
     # non-normal: eigenvectors nearly parallel
@@ -159,10 +159,8 @@ def test_koopman_is_linear_where_the_flow_is_not():
     t = 0.9
     f = lambda x: x[..., 0] ** 2
     g = lambda x: np.sin(x[..., 1])
-    combined = systems.koopman(duffing, lambda x: 2 * f(x) - 3 * g(x), t)(x)
-    separate = 2 * systems.koopman(duffing, f, t)(x) - 3 * systems.koopman(
-        duffing, g, t
-    )(x)
+    combined = flows.koopman(duffing, lambda x: 2 * f(x) - 3 * g(x), t)(x)
+    separate = 2 * flows.koopman(duffing, f, t)(x) - 3 * flows.koopman(duffing, g, t)(x)
     np.testing.assert_allclose(combined, separate, atol=1e-13)
     assert abs(duffing.flow(2 * x, t) - 2 * duffing.flow(x, t)).max() > 0.1
 
@@ -170,17 +168,17 @@ def test_koopman_is_linear_where_the_flow_is_not():
 def test_trajectory_in_any_order_of_times():
     times = np.array([0.0, 2.0, 0.5])
     x = points(3)
-    path = systems.trajectory(systems.van_der_pol(), x, times)
+    path = flows.trajectory(systems.van_der_pol(), x, times)
     assert path.shape == (3, 3, 2)
     np.testing.assert_allclose(path[0], x)
     np.testing.assert_allclose(path[2], systems.van_der_pol().flow(x, 0.5), atol=1e-8)
 
 
 def test_snapshot_pairs():
-    pairs = systems.snapshot_pairs(
+    pairs = flows.snapshot_pairs(
         systems.slow_manifold(), 40, 0.3, (-1, [1, 2]), np.random.default_rng(0)
     )
-    again = systems.snapshot_pairs(
+    again = flows.snapshot_pairs(
         systems.slow_manifold(), 40, 0.3, (-1, [1, 2]), np.random.default_rng(0)
     )
     assert pairs.x.shape == pairs.y.shape == (40, 2)
@@ -205,20 +203,18 @@ RNG = np.random.default_rng(0)
         (lambda: systems.stuart_landau(mu=-1.0), "mu = -1"),
         (lambda: systems.stuart_landau().flow(np.array([2.0, 0.0]), -1.0), "t = -1.0"),
         (
-            lambda: systems.numerical("blow-up", lambda x: x**2).flow(np.ones(2), 2.0),
+            lambda: flows.numerical("blow-up", lambda x: x**2).flow(np.ones(2), 2.0),
             "no flow to t = 2.0",
         ),
         (lambda: systems.pendulum_period(1.0), "got 1.0"),
         (lambda: systems.pendulum_period(-1.0), "got -1.0"),
         (lambda: systems.pendulum_period(float("nan")), "nan"),
         (
-            lambda: systems.snapshot_pairs(
-                systems.duffing(), 0, 0.1, (-1, [1, 1]), RNG
-            ),
+            lambda: flows.snapshot_pairs(systems.duffing(), 0, 0.1, (-1, [1, 1]), RNG),
             "count 0",
         ),
         (
-            lambda: systems.snapshot_pairs(systems.duffing(), 3, 0.1, (1, [1, 2]), RNG),
+            lambda: flows.snapshot_pairs(systems.duffing(), 3, 0.1, (1, [1, 2]), RNG),
             "low < high",
         ),
     ],

@@ -7,19 +7,12 @@ import math
 import pytest
 import torch
 
-from hkd_mini.networks import MLPConfig, UNetConfig
-from hkd_mini.schedule import SIGMA_DATA, karras_sigmas
-from hkd_mini.teacher import (
-    Denoiser,
-    ddpm,
-    edm_loss,
-    euler,
-    exact_denoiser,
-    expand,
-    gaussian_denoiser,
-    heun,
-    one_hot,
-)
+from hkd_mini.diffusion.exact import exact_denoiser, gaussian_denoiser
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.samplers import ddpm, euler, heun
+from hkd_mini.diffusion.schedule import SIGMA_DATA, expand, karras_sigmas
+from hkd_mini.diffusion.teacher import Denoiser, edm_loss, one_hot
+from hkd_mini.diffusion.unet import UNetConfig
 
 F64 = torch.float64
 MEAN = torch.tensor([0.3, -0.2, 0.1], dtype=F64)

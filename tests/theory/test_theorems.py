@@ -17,10 +17,11 @@ from scipy.linalg import expm, logm
 from scipy.special import ndtr, ndtri
 from scipy.stats import ortho_group
 
-from hkd_mini.koopman import KoopmanGenerator
-from hkd_mini.metrics import koopman_residual
-from hkd_mini.model import HKD, HKDConfig
-from hkd_mini.networks import MLPConfig
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.probe import koopman_residual
+from hkd_mini.koopman.generator import KoopmanGenerator
 
 
 def non_normal(rates, seed=0, shear=3.0):

@@ -11,21 +11,27 @@ import pytest
 import torch
 
 import hkd_mini
-from hkd_mini import loop
-from hkd_mini.losses import Distance, hkd_loss
-from hkd_mini.model import HKD, PRESETS, HKDConfig
-from hkd_mini.networks import MLPConfig, UNetConfig
-from hkd_mini.schedule import karras_sigmas
-from hkd_mini.teacher import heun
-from hkd_mini.train import RECIPES, train
-from hkd_mini.trajectories import Trajectories, kept_levels, make, noise_for
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.samplers import heun
+from hkd_mini.diffusion.schedule import karras_sigmas
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.engine.config import TrainConfig
+from hkd_mini.engine.run import Run
+from hkd_mini.hkd import distil
+from hkd_mini.hkd.config import PRESETS, HKDConfig
+from hkd_mini.hkd.distil import train
+from hkd_mini.hkd.make_paths import kept_levels, make, noise_for
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.objective import Objective, hkd_loss
+from hkd_mini.hkd.paths import Trajectories
+from hkd_mini.hkd.recipes import RECIPES
+from hkd_mini.judge.distance import Distance
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = MLPConfig(channels=8, width=16, depth=1, state=6)
 SMALL = UNetConfig(channels=16, mult=(1, 2), blocks=1, attention=(8,), patch=2)
-ONE = loop.TrainConfig(
-    images=4, batch=4, lr=1e-3, warmup=0, perceptual="none", precision="fp32"
-)
+ONE = TrainConfig(images=4, batch=4, lr=1e-3, warmup=0, precision="fp32")
+PLAIN = Objective(perceptual="none")
 
 
 class Noise:
@@ -52,15 +58,15 @@ class Noise:
         return batch if self.labels is None else batch | {"labels": self.labels[index]}
 
 
-def step(config=ONE, **options):
+def step(config=ONE, lr_scale_A=1.0, **options):
     """A toy HKD, and how far each of its parameters moved in the run's first step."""
     torch.manual_seed(0)
     model = HKD(HKDConfig(TOY, **options))
-    run = loop.Run(
+    run = Run(
         model,
         lambda model, progress, **b: hkd_loss(model, Distance(None), **b),
         config,
-        None,
+        groups=distil.groups(model, lr_scale_A),
     )
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     run.step(0, Noise((2,)).gather(torch.arange(4), torch.tensor([[0, 2]] * 4)))
@@ -73,7 +79,7 @@ def test_A_moves_at_its_own_rate():
     """Adam's first step is the learning rate whatever the gradient, so rates show in it
     as they are.
     """
-    moved = {rate: step(replace(ONE, rate_A=rate))[1] for rate in (0.0, 1.0, 10.0)}
+    moved = {rate: step(lr_scale_A=rate)[1] for rate in (0.0, 1.0, 10.0)}
     A = "generators.0.A"
     assert not moved[0.0][A].any(), "a rate of 0 freezes A"
     torch.testing.assert_close(
@@ -90,8 +96,8 @@ def test_A_moves_at_its_own_rate():
 
 
 def test_the_schedule_moves_both_rates():
-    config = replace(ONE, images=40, warmup=16, rate_A=5.0)
-    run, _ = step(config)
+    config = replace(ONE, images=40, warmup=16)
+    run, _ = step(config, lr_scale_A=5.0)
     assert [group["lr"] for group in run.adam.param_groups] == [
         config.lr_at(0),
         5 * config.lr_at(0),
@@ -105,7 +111,7 @@ def test_every_trained_weight_is_in_one_group():
         (dict(koopman=False), 0),
     ):
         model = HKD(HKDConfig(SMALL, **options))
-        groups = loop.groups(model, 3.0)
+        groups = distil.groups(model, 3.0)
         assert [group["scale"] for group in groups] == [1.0, 3.0][: 1 + bool(A)], (
             "no empty group"
         )
@@ -114,26 +120,28 @@ def test_every_trained_weight_is_in_one_group():
         assert sorted(found) == sorted(
             id(p) for p in model.parameters() if p.requires_grad
         )
-    assert len(loop.groups(torch.nn.Linear(2, 1), 3.0)) == 1, "a model without dynamics"
+    assert len(distil.groups(torch.nn.Linear(2, 1), 3.0)) == 1, (
+        "a model without dynamics"
+    )
 
 
 def test_a_frozen_A_trains_the_rest():
-    run, moved = step(replace(ONE, rate_A=10.0), koopman=False)
+    run, moved = step(lr_scale_A=10.0, koopman=False)
     assert len(run.adam.param_groups) == 1 and not moved.pop("generators.0.A").any()
     assert all(value.any() for value in moved.values())
 
 
 def test_a_negative_rate_is_refused():
-    with pytest.raises(ValueError, match="rate_A = -1.0: at least 0"):
-        replace(ONE, rate_A=-1.0)
+    with pytest.raises(ValueError, match="lr_scale_A = -1.0: at least 0"):
+        replace(PLAIN, lr_scale_A=-1.0)
 
 
 COMPILED = """
 import torch
 from torch._dynamo import explain
-from hkd_mini.koopman import KoopmanGenerator
-from hkd_mini.model import HKD, HKDConfig
-from hkd_mini.networks import UNetConfig
+from hkd_mini.koopman.generator import KoopmanGenerator
+from hkd_mini.hkd.model import HKD, HKDConfig
+from hkd_mini.diffusion.networks import UNetConfig
 torch.set_num_threads(1)
 generator = KoopmanGenerator(6, 5, 3)
 torch.nn.init.normal_(generator.A)
@@ -183,11 +191,10 @@ def test_the_papers_networks_take_a_step(name, millions, operators, points):
     )
     assert abs(weights / 1e6 - millions) < 0.06, "EDM's figure"
     assert len(model.generators) == operators
-    recipe = replace(
-        RECIPES[name].distill, images=1, batch=1, times=points, perceptual="none"
-    )
+    recipe = replace(RECIPES[name].distill, images=1, batch=1)
+    asked = replace(PLAIN, times=points)
     before = {key: value.detach().clone() for key, value in model.named_parameters()}
-    seen = list(train(model, Noise(network.shape, 1, network.labels), recipe))
+    seen = list(train(model, Noise(network.shape, 1, network.labels), recipe, asked))
     assert [s.step for s in seen] == [1] and seen[0].grad_norm > 0
     moved = {
         key: not torch.equal(value, before[key])
@@ -230,16 +237,16 @@ def test_conditional_training_needs_no_more_than_labels_on_the_paths():
     torch.manual_seed(0)
     model = HKD(HKDConfig(replace(SMALL, labels=10)))
     before = model.embedding.map_label.weight.detach().clone()
-    config = loop.TrainConfig(
+    config = TrainConfig(
         images=16,
         batch=4,
-        times=2,
         lr=1e-3,
         warmup=0,
-        perceptual="none",
         precision="fp32",
     )
-    losses = [s.loss for s in train(model, Noise((3, 32, 32), labels=10), config)]
+    asked = replace(PLAIN, times=2)
+    known = Noise((3, 32, 32), labels=10)
+    losses = [s.loss for s in train(model, known, config, asked)]
     assert len(losses) == 4 and losses[-1] < losses[0]
     moved = (model.embedding.map_label.weight - before).abs().amax(0)
     assert (moved[:4] > 0).all() and not moved[4:].any()

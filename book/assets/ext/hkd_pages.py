@@ -146,11 +146,13 @@ def written(folder: Path) -> str | None:
     """
     try:
         import hkd_mini
-        from hkd_mini import onnx_export
-        from hkd_mini.weights import WEIGHTS, data_folder
+        from hkd_mini.app import onnx_export, onnx_graphs
+        from hkd_mini.engine.weights import WEIGHTS, data_folder
     except ImportError as error:
         return str(error)
-    code = hashlib.sha256(Path(onnx_export.__file__).read_bytes()).hexdigest()
+    code = hashlib.sha256(
+        b"".join(Path(m.__file__).read_bytes() for m in (onnx_graphs, onnx_export))
+    ).hexdigest()
     for name, bits in MODELS.items():
         state = [
             hashlib.sha256((data_folder() / name / WEIGHTS).read_bytes()).hexdigest(),
@@ -215,8 +217,8 @@ def plain(line: str) -> str:
 
 
 def read_docstring(app, what, name, obj, options, lines: list[str]) -> None:
-    """Docstrings are plain text with formulas: escape them, and show indented lines as
-    they stand.
+    """Docstrings are plain text with formulas: escape them, show indented lines as they
+    stand, and give each source a paragraph of its own.
     """
     out = []
     literal = False
@@ -225,6 +227,8 @@ def read_docstring(app, what, name, obj, options, lines: list[str]) -> None:
         if indented and not literal:
             out += ["", "::", ""]
         elif literal and line and not indented:
+            out.append("")
+        elif line.startswith("Source:"):
             out.append("")
         literal = indented or (literal and not line)
         out.append(line if literal else plain(line))

@@ -2,7 +2,7 @@
 // Beside it the pair (p, q) of observables, which turns clockwise: w(t) = e^{(alpha - i beta) t} w(0).
 import { COLORS, axes, choice, layout, rk4, slider } from "./stage.mjs";
 
-// A linear map plus a residual network of layers [weights, biases], as hkd_mini.autoencoder.MLP.
+// A linear map plus a residual network of layers [weights, biases], as hkd_mini.koopman.autoencoder.MLP.
 const silu = (v) => v / (1 + Math.exp(-v));
 const linear = ([W, b], x) => W.map((row, i) => row.reduce((sum, a, j) => sum + a * x[j], b[i]));
 function mlp({ skip, layers }, x) {

@@ -1,5 +1,5 @@
 // Two models at work in the page: encode noise once, then evolve, weigh the bands and decode at every move of a slider.
-// The graphs (hkd_mini/onnx_export.py) run in onnxruntime-web; they, and it, are files beside the page, put there when
+// The graphs (hkd_mini/app/onnx_export.py) run in onnxruntime-web; they, and it, are files beside the page, put there when
 // the book is built (assets/ext/hkd_pages.py). Nothing is sent anywhere. Until the first picture is there, and where
 // files, WebAssembly or a network are missing, the still picture in the page stays.
 import { COLORS, axes, html, layout, svg } from "./stage.mjs";
@@ -7,7 +7,7 @@ import { COLORS, axes, html, layout, svg } from "./stage.mjs";
 const SIZE = 32, NUMBERS = 3 * SIZE * SIZE;
 const [LOW, HIGH] = [0.002 ** (1 / 7), 80 ** (1 / 7)];
 
-/** Time and noise level, as in hkd_mini/schedule.py. */
+/** Time and noise level, as in hkd_mini/diffusion/schedule.py. */
 export const CLOCKS = {
   rho: { time: (sigma) => (sigma ** (1 / 7) - LOW) / (HIGH - LOW), sigma: (t) => (LOW + t * (HIGH - LOW)) ** 7 },
   log: { time: Math.log, sigma: Math.exp },
@@ -31,7 +31,7 @@ export function noise(seed, n = NUMBERS) {
   return out.subarray(0, n);
 }
 
-/** Rank of every pair by a rate among all states of its side, equal rates in storage order: hkd_mini.spectrum.ranks
+/** Rank of every pair by a rate among all states of its side, equal rates in storage order: hkd_mini.hkd.spectra.ranks
  *  with the states of a resolution as a group. One list for each state, and of how many. */
 export function ranks(states, key) {
   const rate = { alpha: ({ alpha }, i) => alpha[i], abs: ({ alpha }, i) => Math.abs(alpha[i]), beta: ({ beta }, i) => Math.abs(beta[i]) }[key];

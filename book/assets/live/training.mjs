@@ -1,5 +1,5 @@
 // The schedules of a training run, chapter 10: learning rate, weight of the squared error, what the moving average
-// holds, and how far Adam can have carried a rate of A. The formulas are those of hkd_mini.loop.TrainConfig.
+// holds, and how far Adam can have carried a rate of A. The formulas are those of hkd_mini.engine.config.TrainConfig.
 import { axes, layout, slider, COLORS } from "./stage.mjs";
 
 export const stepsOf = ({ images, batch }) => Math.max(1, Math.floor(images / batch));

@@ -1,0 +1,118 @@
+"""The commands that make students from a teacher: distill, onestep.
+
+`distill` is HKD's own; `onestep` trains by any of the methods beside it. Both read what
+they learn from, train by the preset's recipe with the changes that were asked for, and
+leave weights, log and checkpoint in one folder. Chapters: 10 "Training", 17 "One-step
+generation, side by side".
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from ..diffusion.teacher import Denoiser
+from ..engine.data import Images
+from ..hkd.distil import train
+from ..hkd.model import HKD
+from ..hkd.paths import Paths, Trajectories
+from ..hkd.recipes import RECIPES
+from ..onestep.methods import METHODS, distil
+from .flags import AS_IT_IS, AS_THE_PRESET, AS_THE_RECIPE, Asked, Shape, Training
+from .logs import finish
+from .zoo import load_as, load_teacher, open_data
+from .zoo import preset as known
+
+
+def distill(
+    preset: str,
+    teacher: str,
+    trajectories: str,
+    out: str,
+    resume: bool = False,
+    shape: Shape = AS_IT_IS,
+    asked: Asked = AS_THE_PRESET,
+    recipe: Training = AS_THE_RECIPE,
+) -> None:
+    """Distil a teacher's paths into a one-step HKD.
+
+    Args:
+        preset: the teacher's preset.
+        teacher: bundled name or folder; of module:function the paths alone are used.
+        trajectories: folder made by `hkd-mini trajectories`.
+        out: folder for weights, checkpoint and log.
+        resume: go on from the checkpoint in --out.
+    """
+    source = load_teacher(teacher)
+    wish = shape.apply(known(preset))
+    noise = getattr(source, "noise", wish.network.noise)
+    wish = dataclasses.replace(
+        wish, network=dataclasses.replace(wish.network, noise=noise)
+    )
+    config = recipe.apply(RECIPES[preset].distill)
+    objective = asked.apply(RECIPES[preset].objective)
+    torch.manual_seed(config.seed)
+    model = (
+        HKD.from_teacher(source, wish) if isinstance(source, Denoiser) else HKD(wish)
+    )
+    paths = paths_for(trajectories, model.config.network.shape)
+    torch.manual_seed(config.seed)
+    steps = train(model, paths, config, objective, out=out, resume=resume)
+    finish(model, steps, config, out, objective)
+
+
+def onestep(
+    method: str,
+    teacher: str,
+    out: str,
+    trajectories: str | None = None,
+    data: str | None = None,
+    perceptual: str = "cifar",
+    resume: bool = False,
+    recipe: Training = AS_THE_RECIPE,
+) -> None:
+    """Train a one-step student by one of the methods of chapter 17.
+
+    Args:
+        method: KD, PD, 1-RF, 2-RF, 2-RF++, CD, CT, iCT, ECM, DMD or KDM.
+        teacher: bundled name or folder; the student starts from it.
+        out: folder for weights, checkpoint and log.
+        trajectories: folder made by `hkd-mini trajectories`, for methods that learn
+            from pairs.
+        data: folder with pictures, or the name of a point set, for the others.
+        perceptual: cifar (bundled), a folder made by `hkd-mini features`, alex, vgg,
+            squeeze (LPIPS) or none.
+        resume: go on from the checkpoint in --out.
+    """
+    if method not in METHODS:
+        raise ValueError(f"no method {method!r}: there are {', '.join(METHODS)}")
+    chosen = METHODS[method]
+    source = load_as(teacher, Denoiser)
+    shape = source.config.shape
+    if chosen.data == "pairs":
+        if trajectories is None:
+            raise ValueError(f"{method} learns from pairs: give --trajectories")
+        learned: Paths | Images | Tensor = paths_for(trajectories, shape)
+    else:
+        if data is None:
+            raise ValueError(f"{method} learns from images: give --data")
+        learned = open_data(data, shape)
+    config = recipe.apply(
+        RECIPES["toy2d" if len(shape) == 1 else "cifar10-mini"].distill
+    )
+    torch.manual_seed(config.seed)
+    student = chosen.student(source)
+    steps = distil(
+        student, method, learned, config, source, perceptual, out=out, resume=resume
+    )
+    finish(student, steps, config, out)
+
+
+def paths_for(folder: str, shape: tuple[int, ...]) -> Trajectories:
+    """The paths in a folder, or a ValueError when they have another shape."""
+    paths = Trajectories(folder)
+    if paths.shape != tuple(shape):
+        raise ValueError(
+            f"{folder}: paths of shape {paths.shape}, the preset wants {tuple(shape)}"
+        )
+    return paths

@@ -1,0 +1,83 @@
+"""Flags made from configurations: one list of fields, one help text each.
+
+A recipe comes with a preset (`hkd.recipes`). A flag changes one field of it, and a flag
+that is not given leaves the field alone. What a field means is said once, in the
+docstring beneath it; `changes` reads it from there.
+"""
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from ..diffusion.schedule import Noise
+from ..engine.config import TrainConfig
+from ..hkd.config import HKDConfig
+from ..hkd.objective import Objective
+
+
+def explained(configuration: type) -> dict[str, str]:
+    """The docstring beneath each field of `configuration`, a dataclass, on one line, by
+    the field's name.
+    """
+    source = textwrap.dedent(inspect.getsource(configuration))
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    body = definition.body
+    found = {}
+    for field, text in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            words = ast.literal_eval(text.value).split()
+            found[ast.unparse(field.target)] = " ".join(words)
+    return found
+
+
+class Changes:
+    """What was asked for by flags: None in a field leaves it as it is."""
+
+    def apply(self, configuration: Any) -> Any:
+        """`configuration`, a frozen dataclass, with the changes made; its own checks
+        raise.
+        """
+        asked = {k: v for k, v in vars(self).items() if v is not None}
+        return dataclasses.replace(configuration, **asked)
+
+
+def changes(configuration: type, *left_out: str) -> type[Changes]:
+    """A dataclass of `Changes` with an optional flag for every field of
+    `configuration`, but those `left_out`.
+    """
+    text = explained(configuration)
+    types: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(configuration)}
+    flags = [
+        (name, Annotated[kind | None, tyro.conf.arg(help=text[name])], None)
+        for name, kind in types.items()
+        if name not in left_out
+    ]
+    return dataclasses.make_dataclass(
+        f"{configuration.__name__}Changes", flags, bases=(Changes,), frozen=True
+    )
+
+
+_HERE = tyro.conf.arg(name="")  # flags without a prefix
+TrainFlags = changes(TrainConfig)
+ObjectiveFlags = changes(Objective)
+ModelFlags = changes(HKDConfig, "network")
+NoiseFlags = changes(Noise)
+if TYPE_CHECKING:  # the classes are made while this runs; commands only `apply` them
+    Training = Changes
+    Asked = Changes
+    Shape = Changes
+    Levels = Changes
+else:
+    Training = Annotated[TrainFlags, _HERE]
+    Asked = Annotated[ObjectiveFlags, _HERE]
+    Shape = Annotated[ModelFlags, _HERE]
+    Levels = Annotated[NoiseFlags, _HERE]
+AS_THE_RECIPE = TrainFlags()
+AS_THE_PRESET = ObjectiveFlags()
+AS_IT_IS = ModelFlags()
+AS_EDM = NoiseFlags()

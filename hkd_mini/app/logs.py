@@ -1,0 +1,120 @@
+"""What a training command shows and leaves behind: a progress bar, log.jsonl,
+TensorBoard events, the weights and how they were made.
+
+Of several processes the first one speaks; the others only train.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import nn
+
+from ..engine.config import Step, TrainConfig
+from ..engine.precision import choose
+from ..engine.weights import Saved
+from ..hkd.objective import Objective
+from ..onestep.students import Matched
+from .machine import device, first_process
+
+
+def logged(steps: Iterator[Step], config: TrainConfig, out: str) -> Step | None:
+    """Run a training loop to its end with a progress bar, log.jsonl and, where
+    installed, TensorBoard events in `out`; the last step.
+
+    `steps` is the loop, as `fit` yields it, `config` what it was started with. Of
+    several processes the first one speaks; the others only train.
+    """
+    from tqdm import tqdm
+
+    folder = pathlib.Path(out)
+    last = None
+    speaks = first_process()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+
+        board = SummaryWriter(str(folder / "tensorboard")) if speaks else None
+    except ImportError:
+        board = None
+    bar = tqdm(
+        total=config.images,
+        unit="image",
+        unit_scale=True,
+        disable=not speaks,
+        delay=0.01,
+    )  # no bar before a step
+    with (
+        open(
+            folder / "log.jsonl" if speaks else os.devnull, "a", encoding="utf-8"
+        ) as log,
+        bar,
+    ):
+        for last in steps:
+            if not bar.n:  # resumed: what was done before is not this run's speed
+                bar.initial = bar.n = last.images - config.batch
+            log.write(json.dumps(last._asdict()) + "\n")
+            bar.update(last.images - bar.n)
+            if last.step % 20 == 0 or last.stopped:
+                log.flush()
+                bar.set_postfix(
+                    loss=f"{last.loss:.4f}",
+                    **{k: f"{v:.4f}" for k, v in last.terms.items()},
+                )
+                if board:
+                    for name, value in {
+                        "loss": last.loss,
+                        "lr": last.lr,
+                        "grad_norm": last.grad_norm,
+                        **last.terms,
+                    }.items():
+                        board.add_scalar(name, value, last.images)
+    if board:
+        board.close()
+    if last is not None and last.stopped:
+        sys.exit(
+            f"hkd-mini: stopped after step {last.step} and saved; go on with --resume"
+            if speaks
+            else 1
+        )
+    return last
+
+
+def finish(
+    model: nn.Module,
+    steps: Iterator[Step],
+    config: TrainConfig,
+    out: str,
+    objective: Objective | None = None,
+) -> None:
+    """Train, then write the averaged weights, of a pair the generator's, and how they
+    were made beside the checkpoint, in the folder `out`.
+
+    `steps` is the loop that trains `model`; `config` and `objective`, dataclasses, are
+    written down.
+    """
+    began = time.monotonic()
+    last = logged(steps, config, out)
+    if not first_process():
+        return
+    model = model.generator if isinstance(model, Matched) else model
+    cast(Saved, model.cpu()).save_pretrained(out)
+    made = {
+        "config": dataclasses.asdict(config),
+        "device": device(),
+        "precision": last.precision if last else choose(config.precision, device()),
+        "seconds": round(time.monotonic() - began),
+        "torch": torch.__version__,
+    }
+    if objective is not None:
+        made["objective"] = dataclasses.asdict(objective)
+    pathlib.Path(out, "training.json").write_text(
+        json.dumps(made, indent=2) + "\n", encoding="utf-8"
+    )
+    print(out)

@@ -1,0 +1,117 @@
+"""What the controls for JupyterLab share: sliders, kept states, and a redraw that
+follows the hand.
+
+A change asks for a redraw a few milliseconds later and further changes until then ask
+for nothing, so a dragged slider is followed at the pace of the decoder and its last
+value is always drawn. Without a running event loop (a test, a script) it is drawn at
+once. Needs `ipywidgets`. Chapters: 13 "Reading the spectrum", 14 "Editing".
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import ipywidgets as widgets
+import torch
+from torch import Tensor
+
+from ..hkd.edit import lower_half, lower_left
+from ..hkd.model import HKD
+from .drawing import CELLS, STYLE
+
+WAIT = 0.02  # seconds from a change to its drawing
+KEYS = [("growth rate", "alpha"), ("its magnitude", "abs"), ("frequency", "beta")]
+OTHERS = [("taken out", 0.0), ("left as they are", 1.0)]
+REGIONS = {
+    "lower left": lower_left(CELLS),
+    "lower half": lower_half(CELLS),
+    "everything": torch.ones(CELLS, CELLS),
+    "nothing": torch.zeros(CELLS, CELLS),
+}
+
+
+def controls(box: widgets.Widget) -> Iterator[widgets.Widget]:
+    """Everything in a box that can be moved, in order: what a reader, or a test, has to
+    try.
+    """
+    if hasattr(box, "children"):
+        for child in box.children:
+            yield from controls(child)
+    elif hasattr(box, "value") and not isinstance(box, (widgets.Image, widgets.HTML)):
+        yield box
+
+
+def redraw_on_change(draw: Callable[[], None], box: widgets.Widget) -> None:
+    """Call `draw` now, and soon after any control of the box has changed.
+
+    At most one redraw waits at a time, and it reads the newest values: nothing queues
+    up behind a fast hand.
+    """
+    waiting: list[asyncio.TimerHandle] = []
+
+    def run():
+        waiting.clear()
+        draw()
+
+    def ask(_change: object = None) -> None:
+        if waiting:
+            return
+        try:
+            waiting.append(asyncio.get_running_loop().call_later(WAIT, run))
+        except RuntimeError:  # no loop that could call later
+            draw()
+
+    for control in controls(box):
+        control.observe(ask, "value")
+    draw()
+
+
+def _states(model: HKD, n: int) -> Callable[[int], list[Tensor]]:
+    """States of n noises at T, by seed; the last few are kept."""
+    shape = model.config.network.shape
+    if len(shape) != 3 or n < 1:
+        raise ValueError(
+            f"n = {n} of shape {tuple(shape)}: wanted at least 1, of a model of "
+            "pictures"
+        )
+
+    @lru_cache(4)
+    @torch.no_grad()
+    def states(seed: int) -> list[Tensor]:
+        noise = torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))
+        return model.encode(model.noise.sigma_max * noise, model.clock.T)
+
+    return states
+
+
+def _slider(
+    description: str,
+    value: float | tuple,
+    low: float = 0.0,
+    high: float = 1.0,
+    step: float = 0.05,
+):
+    """A slider of numbers, or of an interval where two are given."""
+    kind = widgets.FloatRangeSlider if isinstance(value, tuple) else widgets.FloatSlider
+    return kind(
+        value=value,
+        min=low,
+        max=high,
+        step=step,
+        description=description,
+        style=STYLE,
+        readout_format=".2f",
+    )
+
+
+def _shared(seed: int) -> tuple[widgets.Dropdown, widgets.IntSlider, widgets.Image]:
+    """What all three have: a rate to sort by, a seed, a picture."""
+    key = widgets.Dropdown(options=KEYS, description="sorted by", style=STYLE)
+    picture = widgets.Image(format="png", layout={"max_width": "100%"})
+    return (
+        key,
+        widgets.IntSlider(
+            value=seed, min=0, max=max(99, seed), description="seed", style=STYLE
+        ),
+        picture,
+    )

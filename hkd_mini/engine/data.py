@@ -1,0 +1,154 @@
+"""Data: pictures as bytes, and batches that are a function of (seed, step).
+
+A data set is a tensor: `Images` holds x, uint8 (N, 3, H, W), and one label per picture;
+points in the plane are (n, 2) (`points`). Models see pictures in [-1, 1]. Nothing here
+shuffles with a hidden state: `batch_indices` is a function of (seed, step), `rng_at`
+gives the random numbers of one place in a run, and that is all that a training run must
+know to resume inside an epoch. CIFAR-10 itself: `cifar10`.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+
+class Images(NamedTuple):
+    """Pictures with one label each: x uint8 (N, 3, H, W) in 0..255, labels (N,), the
+    names of the classes.
+    """
+
+    x: UInt8[Tensor, "n 3 h w"]
+    labels: Int64[Tensor, " n"]
+    names: tuple[str, ...]
+
+
+def load_images(folder: str | Path, size: int | None = None) -> Images:
+    """Pictures of one square size; sorted subfolders are the labels, a folder without
+    any is one class.
+
+    `size`: the side they must have (default: the first one's). FileNotFoundError for an
+    empty folder; ValueError, naming the picture, for another size, no square,
+    transparency, or what is no picture.
+    """
+    from PIL import Image
+
+    folder = Path(folder).expanduser()
+    endings = set(Image.registered_extensions())
+    classes = (
+        sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    ) or [folder]
+    paths = [(k, p) for k, c in enumerate(classes) for p in sorted(c.glob("*"))]
+    files = [(k, p) for k, p in paths if p.suffix.lower() in endings]
+    if not files:
+        raise FileNotFoundError(
+            f"no pictures in {folder}: wanted .png, .jpg, ... or one subfolder per "
+            "class"
+        )
+    size = len(_read_picture(files[0][1], size))
+    x = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+    for i, (_, path) in enumerate(files):
+        x[i] = torch.from_numpy(_read_picture(path, size)).permute(2, 0, 1)
+    return Images(
+        x, torch.tensor([k for k, _ in files]), tuple(c.name for c in classes)
+    )
+
+
+def load_array(file: str | Path, shape: tuple[int, ...]) -> Float[Tensor, "n ..."]:
+    """Points or latents from a .npy file of float32 (n, *shape), whole and finite.
+
+    FileNotFoundError without the file; ValueError, naming it, for anything else.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"{file}: no such file")
+    x = np.load(file, allow_pickle=False)
+    if x.dtype != np.float32 or x.shape[1:] != tuple(shape) or not np.isfinite(x).all():
+        raise ValueError(
+            f"{file}: {x.dtype} {x.shape}, wanted finite float32 (n, "
+            f"{', '.join(map(str, shape))})"
+        )
+    return torch.from_numpy(x)
+
+
+def _read_picture(path: Path, size: int | None) -> np.ndarray:
+    """One picture as uint8 (size, size, 3); grey and palette become RGB, transparency
+    is refused.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.size != (wish := (size or image.width, size or image.width)):
+                raise ValueError(
+                    f"{path} is {image.size}, wanted {wish}: crop and resize it first"
+                )
+            if image.mode not in ("RGB", "L", "P", "1") or "transparency" in image.info:
+                raise ValueError(
+                    f"{path} is {image.mode} or transparent, wanted RGB: convert it "
+                    "first"
+                )
+            return np.array(image.convert("RGB"))
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read as a picture ({error}): replace or remove it"
+        ) from error
+
+
+def to_unit(x: UInt8[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Bytes 0..255 as float32 in [-1, 1]: x / 127.5 - 1 (EDM's scaling)."""
+    if x.dtype != torch.uint8:
+        raise ValueError(f"to_unit got {x.dtype}, wanted torch.uint8 pixels")
+    return x.float() / 127.5 - 1
+
+
+def to_uint8(x: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
+    """Pictures in [-1, 1] as bytes: 127.5 x + 128, clipped to 0..255, truncated; undoes
+    `to_unit` exactly.
+    """
+    return (x.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
+def batch_indices(n: int, batch: int, seed: int, step: int) -> Int64[Tensor, " batch"]:
+    """Indices in 0..n-1 of global batch `step` = 0, 1, ...: a stretch of one endless
+    shuffled list.
+
+    The list is one permutation of range(n) per epoch, drawn from (seed, epoch); batches
+    run across epochs.
+    """
+    if n < 1 or batch < 1 or seed < 0 or step < 0:
+        raise ValueError(
+            f"got {n=}, {batch=}, {seed=}, {step=}; wanted n, batch >= 1 and seed, "
+            "step >= 0"
+        )
+    start = step * batch
+    end = (step + 1) * batch
+    epochs = range(start // n, (end - 1) // n + 1)
+    return torch.cat(
+        [_permutation(n, seed, e)[max(start - e * n, 0) : end - e * n] for e in epochs]
+    )
+
+
+@lru_cache(maxsize=2)
+def _permutation(n: int, seed: int, epoch: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n))
+
+
+def rng_at(seed: int, *where: int) -> torch.Generator:
+    """The random numbers of one place in a run (a step, a shard): a function of (seed,
+    *where) and nothing else.
+    """
+    state = np.random.SeedSequence([seed, *where]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> 1))
+
+
+def mirrored(
+    x: Float[Tensor, "n c h w"], flip: Bool[Tensor, " n"]
+) -> Float[Tensor, "n c h w"]:
+    """Of the pictures x those of `flip` mirrored left to right, the others as they
+    are.
+    """
+    return torch.where(flip[:, None, None, None], x.flip(-1), x)

@@ -1,0 +1,126 @@
+"""Files that are whole or absent: atomic writes, and safetensors that carry their own
+SHA-256.
+
+Writing is atomic (a temporary file, then a rename), so a killed process leaves the old
+file or the new one. safetensors notices a cut file, not a flipped bit, so what we write
+carries its own SHA-256 in the header, and reading checks it. A file that is anything
+else is refused by name: a pickle executes code when it is read, so none is ever read
+here.
+Source: safetensors documentation.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+
+SEAL = "sha256"  # the header's key
+UNSEALED = b"0" * 64  # what stands in its place while the file is hashed
+
+
+def write_atomic(path: str | os.PathLike, content: bytes) -> None:
+    """Write the file `path` so that a reader, or a crash, meets the old content or the
+    new, never a half.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:  # a full disk, say: leave no half behind
+        part.unlink(missing_ok=True)
+        raise
+
+
+def read_tensors(
+    path: str | os.PathLike,
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """All tensors of the safetensors file `path`, and its metadata.
+
+    Raises FileNotFoundError for a missing file, ValueError for a truncated, altered or
+    foreign one (a pickle, say).
+    """
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            check(path)
+            return {
+                key: file.get_tensor(key) for key in file.keys()
+            }, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}); fetch or make it again. "
+            "Pickles are refused"
+        ) from error
+
+
+def check(path: str | os.PathLike) -> None:
+    """Raise ValueError if `path`, a whole safetensors file, is not what was written:
+    the SHA-256 in its header must be its own.
+
+    Reads the file once, in pieces. A file without a digest, another program's, passes.
+    """
+    with open(path, "rb") as file:
+        length = file.read(8)
+        header = file.read(int.from_bytes(length, "little"))
+        seal = json.loads(header).get("__metadata__", {}).get(SEAL)
+        if seal is None:
+            return
+        digest = hashlib.sha256(length + header.replace(seal.encode(), UNSEALED, 1))
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    if digest.hexdigest() != seal:
+        raise ValueError(
+            f"{path}: altered since it was written (its SHA-256 is not the one in its "
+            "header); fetch or make it again"
+        )
+
+
+def sealed(content: bytes) -> bytes:
+    """`content`, a safetensors file, with its own SHA-256 in the header, taken with
+    zeros in that place; remarks in a fixed order.
+
+    So equal tensors and remarks are equal bytes; safetensors alone writes remarks in an
+    order that changes from run to run.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(
+        sorted({**header.get("__metadata__", {}), SEAL: UNSEALED.decode()}.items())
+    )
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    length = len(text).to_bytes(8, "little")
+    tensors = memoryview(content)[8 + size :]
+    digest = hashlib.sha256(length + text)
+    digest.update(tensors)
+    return b"".join(
+        [length, text.replace(UNSEALED, digest.hexdigest().encode(), 1), tensors]
+    )
+
+
+def write_tensors(
+    path: str | os.PathLike,
+    tensors: dict[str, torch.Tensor],
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write tensors as one safetensors file `path`, atomically, with `metadata` and the
+    file's SHA-256 in the header.
+    """
+    write_atomic(
+        path,
+        sealed(
+            serialize(
+                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata
+            )
+        ),
+    )

@@ -1,0 +1,215 @@
+"""Weights on disk: a folder with model.safetensors, config.json and nothing that can
+run.
+
+Tensors come from safetensors, the configuration from JSON. Models that inherit `Saved`
+also speak to the Hugging Face hub: `from_pretrained`, `save_pretrained`, `push_to_hub`.
+A bundled name such as "hkd-cifar10" stands for a folder in data/, and what we bundle is
+listed in data/MANIFEST.json with its SHA-256.
+Source: huggingface_hub documentation.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import types
+import typing
+
+import torch
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from torch import nn
+
+from .files import read_tensors, write_atomic, write_tensors
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+MANIFEST = "MANIFEST.json"
+
+
+def data_folder() -> pathlib.Path:
+    """The bundled data: inside an installed wheel, else data/ beside the package in a
+    checkout.
+    """
+    here = pathlib.Path(__file__).resolve().parents[1]
+    return here / "_data" if (here / "_data").is_dir() else here.parent / "data"
+
+
+def resolve(name: str | os.PathLike) -> pathlib.Path:
+    """The folder behind a path or a bundled name. Raises FileNotFoundError that lists
+    the bundled names, ValueError for altered ones.
+    """
+    if (pathlib.Path(name) / CONFIG).is_file():
+        return pathlib.Path(name)
+    if (data_folder() / str(name) / CONFIG).is_file():
+        return verify(data_folder() / str(name))
+    bundled = sorted(p.parent.name for p in data_folder().glob(f"*/{CONFIG}"))
+    raise FileNotFoundError(
+        f"{name}: no folder with {CONFIG} there, and bundled are only: "
+        f"{', '.join(bundled) or 'none'}"
+    )
+
+
+def verify(folder: str | os.PathLike) -> pathlib.Path:
+    """`folder` inside the bundled data, once its files have the SHA-256 of
+    data/MANIFEST.json, {"folder/file": digest, ...}.
+
+    Raises ValueError that names a file which differs or is missing. Files that are not
+    listed pass, as does all without a manifest.
+    """
+    root = data_folder()
+    folder = pathlib.Path(folder)
+    listed = (
+        json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+        if (root / MANIFEST).is_file()
+        else {}
+    )
+    for name, digest in listed.items():
+        path = root / name
+        if folder == path or folder in path.parents:
+            if (
+                not path.is_file()
+                or hashlib.sha256(path.read_bytes()).hexdigest() != digest
+            ):
+                raise ValueError(
+                    f"{path}: missing or altered, its SHA-256 is not the one in "
+                    f"{MANIFEST}; install hkd-mini again"
+                )
+    return folder
+
+
+def read_config(folder: str | os.PathLike) -> dict:
+    """config.json of a folder, {"model": kind, "config": {...}}. Raises ValueError when
+    it is anything else.
+    """
+    path = pathlib.Path(folder) / CONFIG
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not text
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict):
+        raise ValueError(f'{path}: wanted {{"model": kind, "config": {{...}}}}')
+    return saved
+
+
+def build(kind: type, values: dict):
+    """A configuration, the dataclass `kind`, from JSON's dict `values`; a field typed
+    as one or several dataclasses is built in its turn.
+
+    Raises ValueError that names a field the class does not have.
+    """
+    hints = typing.get_type_hints(kind)
+    unknown = set(values) - set(hints)
+    if unknown:
+        raise ValueError(
+            f"{kind.__name__} has no {', '.join(sorted(unknown))}; it has "
+            f"{', '.join(hints)}"
+        )
+    return kind(
+        **{name: _build_field(hints[name], value) for name, value in values.items()}
+    )
+
+
+def _build_field(hint, value):
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    classes = (option for option in options if isinstance(option, type))
+    for option in filter(dataclasses.is_dataclass, classes):
+        if isinstance(value, dict) and set(value) <= {
+            f.name for f in dataclasses.fields(option)
+        }:
+            return build(option, value)
+    return tuple(value) if isinstance(value, list) else value  # JSON has lists only
+
+
+@typing.runtime_checkable
+class _Kept(typing.Protocol):
+    """What `Saved` is mixed into: a module with its configuration."""
+
+    config: typing.Any
+
+    def state_dict(self) -> dict[str, torch.Tensor]: ...
+
+
+class Saved(ModelHubMixin):
+    """Saving and loading for a module made from one frozen dataclass, its `config` (the
+    class's `config_types`).
+    """
+
+    config_types: typing.ClassVar[tuple] = ()
+
+    def _save_pretrained(
+        self: _Kept,
+        save_directory: pathlib.Path,
+        dtype: torch.dtype = torch.float16,
+    ) -> None:
+        tensors = {
+            k: v.to(dtype) if v.is_floating_point() else v
+            for k, v in self.state_dict().items()
+        }
+        write_tensors(save_directory / WEIGHTS, tensors)
+        config = {
+            "model": type(self).__name__,
+            "config": dataclasses.asdict(self.config),
+        }
+        write_atomic(
+            save_directory / CONFIG, (json.dumps(config, indent=2) + "\n").encode()
+        )
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # names are ours, not the hub's
+        cls, name: str | os.PathLike, *, map_location: str = "cpu", **hub
+    ):
+        """From the folder `name`, or from a repository of the Hugging Face hub, onto
+        the device `map_location`; `hub`: revision, cache_dir, token, ... of
+        hf_hub_download.
+
+        Not the mixin's own way, which would fill in the configuration by guessing.
+        Raises as `from_folder`.
+        """
+        folder = pathlib.Path(name)
+        if not folder.is_dir():
+            paths = [
+                hf_hub_download(str(name), file, **hub) for file in (WEIGHTS, CONFIG)
+            ]
+            folder = pathlib.Path(paths[0]).parent
+        return cls.from_folder(folder).to(map_location)
+
+    @classmethod
+    def from_folder(cls, folder: str | os.PathLike):
+        """Build from config.json and fill from model.safetensors; in evaluation mode,
+        float32.
+
+        Raises ValueError when the folder holds another model, or tensors that do not
+        fit the configuration.
+        """
+        saved = read_config(folder)
+        if saved.get("model") != cls.__name__:
+            raise ValueError(
+                f"{folder}: holds a {saved.get('model')}, wanted a {cls.__name__}"
+            )
+        kind = next(
+            (
+                k
+                for k in cls.config_types
+                if set(saved["config"]) <= {f.name for f in dataclasses.fields(k)}
+            ),
+            cls.config_types[0],
+        )
+        try:
+            model = typing.cast(nn.Module, cls(build(kind, saved["config"])))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{pathlib.Path(folder) / CONFIG}: {error}") from error
+        tensors = read_tensors(pathlib.Path(folder) / WEIGHTS)[0]
+        path = pathlib.Path(folder) / WEIGHTS
+        try:
+            model.load_state_dict(
+                {
+                    k: v.float() if v.is_floating_point() else v
+                    for k, v in tensors.items()
+                }
+            )
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path}: does not fit {CONFIG} beside it ({str(error)[:300]})"
+            ) from error
+        return model.eval()

@@ -1,0 +1,186 @@
+"""The teacher's paths, made once, in shards.
+
+A shard appears whole or not at all, and depends only on its own seed, so a killed run
+continues where it stopped and several processes may share the work. The noise is
+rounded to half precision *before* the teacher integrates it: what is stored is exactly
+where the path began. Chapter: 10 "Training".
+Source: HKD algorithm 1, line 1 (no solver, grid or number there: ours are EDM's).
+"""
+
+import hashlib
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..diffusion.samplers import heun
+from ..diffusion.schedule import Denoise, noise_of
+from ..engine.data import rng_at
+from ..engine.files import write_tensors
+from ..engine.precision import choose, computing
+from .paths import ANY_SHARD, NAME, _header
+
+
+def kept_levels(n: int, times: int) -> list[int]:
+    """Which of a path's n + 1 points to keep: `times` of them, evenly spread, both ends
+    included, all if times > n.
+
+    Raises ValueError for fewer than 2.
+    """
+    if times < 2:
+        raise ValueError(
+            f"times = {times} points kept of each path: need at least its two ends"
+        )
+    return torch.linspace(0, n, min(times, n + 1)).round().long().unique().tolist()
+
+
+def noise_for(
+    seed: int, shard: int, count: int, shape: tuple[int, ...]
+) -> Float[Tensor, "count ..."]:
+    """Unit noise of one shard (count, *shape), already rounded to half precision: a
+    function of (seed, shard).
+    """
+    return torch.randn(count, *shape, generator=rng_at(seed, shard, 0)).half().float()
+
+
+def fingerprint(denoiser: Denoise) -> str:
+    """The SHA-256 of the weights of `denoiser`, so that shards of two teachers never
+    mix; "" for a plain function.
+    """
+    digest = hashlib.sha256()
+    for value in (
+        denoiser.state_dict().values() if isinstance(denoiser, nn.Module) else ()
+    ):
+        digest.update(value.detach().cpu().float().contiguous().numpy())
+    return digest.hexdigest() if isinstance(denoiser, nn.Module) else ""
+
+
+def make(
+    denoiser: Denoise,
+    shape: tuple[int, ...],
+    n: int,
+    out: str | os.PathLike,
+    *,
+    times: int = 7,
+    steps: int = 18,
+    seed: int = 0,
+    batch: int = 128,
+    labels: int = 0,
+    resume: bool = False,
+    device: str = "cpu",
+    precision: str = "fp32",
+    share: tuple[int, int] = (0, 1),
+    sampler: Callable = heun,
+) -> Iterator[int]:
+    """Integrate n paths and write them below `out`: an iterator of the number of paths
+    done, after every batch.
+
+    `sampler` follows `denoiser` on `device`. shape of one x; `times` points kept of the
+    steps + 1; `seed` is the noises'; `labels` > 0 draws a class for each path; `share`
+    = (rank, world) makes only every world-th shard. With `resume`,
+    whole shards are left alone, and "auto" means the precision that they were made in.
+    What is there already is looked at when this is called, before the iterator moves:
+    processes that share the work can wait for one another in between. Raises
+    FileExistsError for shards there without `resume`, ValueError when they are of
+    another run, or for n or batch below 1.
+    """
+    if n < 1 or batch < 1:
+        raise ValueError(f"n = {n} paths, {batch} at once: at least 1 of each")
+    out = pathlib.Path(out)
+    sigmas = noise_of(denoiser).sigmas(steps)
+    keep = kept_levels(steps, times)
+    began = sorted(out.glob(ANY_SHARD)) if resume and precision == "auto" else []
+    precision = choose(
+        _header(began[0], verify=False)[0].get("precision", "auto")
+        if began
+        else precision,
+        device,
+    )
+    header = {
+        "sigmas": sigmas[keep].tolist(),
+        "seed": seed,
+        "shape": list(shape),
+        "steps": steps,
+        "labels": labels,
+        "precision": precision,
+        "teacher": fingerprint(denoiser),
+    }
+    whole = _existing(out, header, n, resume)
+
+    def integrate(noise: Tensor, classes: Tensor | None) -> Tensor:
+        x_T = (noise * sigmas[0]).half().float().to(device)
+        with computing(precision, device):
+            path = sampler(
+                denoiser, x_T, sigmas, None if classes is None else classes.to(device)
+            )
+        return path.x[keep].half().cpu().transpose(0, 1)
+
+    def shards() -> Iterator[int]:
+        done = 0
+        for shard in range(share[0], math.ceil(n / SHARD), share[1]):
+            count = min(SHARD, n - shard * SHARD)
+            if shard in whole:
+                done += count
+                yield done
+                continue
+            noise = noise_for(seed, shard, count, shape)
+            rng = rng_at(seed, shard, 1)
+            classes = (
+                torch.randint(0, labels, (count,), generator=rng) if labels else None
+            )
+            parts = []
+            for i in range(0, count, batch):
+                parts.append(
+                    integrate(
+                        noise[i : i + batch],
+                        None if classes is None else classes[i : i + batch],
+                    )
+                )
+                done += len(parts[-1])
+                yield done
+            tensors = {"x": torch.cat(parts)} | (
+                {} if classes is None else {"labels": classes}
+            )
+            write_tensors(
+                out / NAME.format(shard),
+                tensors,
+                {"trajectories": json.dumps({**header, "shard": shard})},
+            )
+
+    return shards()
+
+
+def _existing(out: pathlib.Path, header: dict, n: int, resume: bool) -> set[int]:
+    """The shards in `out` that are whole and of this run; one cut short by a smaller n
+    is made again.
+    """
+    paths = sorted(out.glob(ANY_SHARD))
+    whole = set()
+    if paths and not resume:
+        raise FileExistsError(
+            f"{out} already holds {len(paths)} shards: --resume to continue, or "
+            "another folder"
+        )
+    for path in paths:
+        there, count = _header(path, verify=True)
+        if other := [k for k in header if there.get(k) != header[k]]:
+            raise ValueError(
+                f"{path} is of another run ({', '.join(other)} differ); use another "
+                "folder"
+            )
+        wish = min(SHARD, n - there["shard"] * SHARD)
+        if count > wish:
+            raise ValueError(
+                f"{path} holds {count} paths of a run of more than n = {n}; use "
+                "another folder, or that n"
+            )
+        whole |= {there["shard"]} if count == wish else set()
+    return whole
+
+
+SHARD = 512  # paths a file

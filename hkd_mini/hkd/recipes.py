@@ -1,0 +1,152 @@
+"""How each preset's teacher and HKD are trained, so that a command line's `--preset`
+names a model and how it came about.
+
+Chapter: 10 "Training".
+Source: EDM appendix F.2 (teacher); HKD section 4.1, HKD appendix D.4 (student).
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from ..engine.config import TrainConfig
+from .objective import PAPER, Objective
+
+
+class Recipe(NamedTuple):
+    """How a preset's teacher and HKD are trained, and what is asked of the HKD."""
+
+    teacher: TrainConfig
+    distill: TrainConfig
+    objective: Objective = PAPER
+
+
+# EDM appendix F.2: 200 million images; HKD section 4.1, appendix D.4: 8 GPUs, constant
+# rate, s = 5
+_AS_PUBLISHED = Recipe(
+    TrainConfig(
+        images=200_000_000,
+        batch=512,
+        lr=1e-3,
+        warmup=10_000_000,
+        ema_halflife=500_000,
+        checkpoint=2_000,
+    ),
+    TrainConfig(
+        images=50_000_000,
+        batch=256,
+        lr=1e-3,
+        warmup=0,
+        ema_halflife=500_000,
+        checkpoint=2_000,
+    ),
+    Objective(perceptual="vgg"),
+)
+
+RECIPES: dict[str, Recipe] = {
+    # fp32: the borders between cells need it, and matrices so small gain nothing from
+    # less
+    "toy2d": Recipe(
+        TrainConfig(
+            images=2_000_000,
+            batch=1024,
+            lr=2e-3,
+            decay=0.5,
+            precision="fp32",
+            checkpoint=1_000,
+        ),
+        TrainConfig(
+            images=1_000_000,
+            batch=512,
+            lr=1e-3,
+            decay=0.5,
+            precision="fp32",
+            checkpoint=1_000,
+        ),
+        Objective(perceptual="none"),
+    ),
+    "cifar10-mini": Recipe(
+        TrainConfig(
+            images=230_000,
+            batch=64,
+            lr=1e-3,
+            decay=0.3,
+            ema_halflife=20_000,
+            compile=True,
+        ),
+        TrainConfig(
+            images=32_000,
+            batch=32,
+            lr=5e-4,
+            decay=0.4,
+            ema_halflife=2_000,
+            compile=True,
+        ),
+        Objective(times=2),
+    ),
+    # its teacher starts from the unconditional one: --from teacher-cifar10
+    "cifar10-mini-cond": Recipe(
+        TrainConfig(
+            images=150_000,
+            batch=64,
+            lr=5e-4,
+            warmup=3_000,
+            decay=0.5,
+            ema_halflife=10_000,
+            compile=True,
+        ),
+        TrainConfig(
+            images=28_000,
+            batch=32,
+            lr=5e-4,
+            decay=0.4,
+            ema_halflife=2_000,
+            compile=True,
+        ),
+        Objective(times=2),
+    ),
+    "cifar10-tiny": Recipe(
+        TrainConfig(
+            images=400_000,
+            batch=64,
+            lr=2e-3,
+            decay=0.3,
+            ema_halflife=20_000,
+            compile=True,
+        ),
+        TrainConfig(
+            images=8_000,
+            batch=16,
+            lr=2e-3,
+            decay=0.4,
+            ema_halflife=1_000,
+            compile=True,
+        ),
+        Objective(times=2),
+    ),
+    "64x64-mini": Recipe(
+        TrainConfig(
+            images=400_000,
+            batch=64,
+            lr=1e-3,
+            decay=0.3,
+            ema_halflife=20_000,
+            compile=True,
+        ),
+        TrainConfig(
+            images=40_000,
+            batch=32,
+            lr=1e-3,
+            decay=0.4,
+            ema_halflife=2_000,
+            compile=True,
+        ),
+        Objective(times=2),
+    ),
+    "cifar10": _AS_PUBLISHED,
+    "cifar10-cond": _AS_PUBLISHED,
+    "ffhq64": Recipe(
+        replace(_AS_PUBLISHED.teacher, batch=256, lr=2e-4),
+        replace(_AS_PUBLISHED.distill, batch=64),
+        _AS_PUBLISHED.objective,
+    ),
+}

@@ -1,0 +1,158 @@
+"""How far a picture is from another one: the distance that students learn from.
+
+d(a, b) = l1 MSE(a, b) + l2 P(a, b), where P compares the features that a fixed network
+sees. The paper takes LPIPS for P and lets l1 fall from 1 to 1e-3 during training, so
+that first the picture is placed, then its texture. LPIPS needs a trunk trained on
+ImageNet, which is a download; offline the bundled CIFAR-10 classifier looks instead,
+and what it sees is called a *feature distance*, since it is not LPIPS. Chapter: 10
+"Training".
+Source: HKD appendix D.4; LPIPS, Zhang et al. 2018.
+"""
+
+import pathlib
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..engine.weights import CONFIG, resolve
+from .classifier import Classifier
+
+BUNDLED = "features-cifar10"
+# kept: a collected library takes its schemas along
+_DECLARED: list[torch.library.Library] = []
+
+
+def annealed(progress: float, start: float = 1.0, end: float = 1e-3) -> float:
+    """l1 at a part `progress` (0 to 1) of the run: start (end / start)^progress.
+    Source: HKD appendix D.4.
+    """
+    return start * (end / start) ** progress
+
+
+class Distance(nn.Module):
+    """d(a, b) = l1 MSE + l2 P, one value per picture, with l1 annealed; `perceptual` is
+    P or None (then l1 stays 1).
+
+    forward(a, b (batch, *shape) in about [-1, 1], progress) -> (d (batch,), mse
+    (batch,), perceptual (batch,)).
+    """
+
+    def __init__(self, perceptual: nn.Module | None, l2: float = 1.0):
+        super().__init__()
+        self.perceptual = perceptual
+        self.l2 = l2
+        self.requires_grad_(False).eval()
+
+    @classmethod
+    def of(cls, name: str) -> "Distance":
+        """By name: "cifar" (bundled, offline), a classifier's folder, "alex", "vgg",
+        "squeeze" (LPIPS, a download), "none".
+        """
+        if name == "none":
+            return cls(None)
+        folder = resolve(BUNDLED) if name == "cifar" else pathlib.Path(name)
+        return cls(
+            FeatureDistance(Classifier.from_folder(folder))
+            if (folder / CONFIG).is_file()
+            else lpips(name)
+        )
+
+    def forward(
+        self,
+        a: Float[Tensor, "batch ..."],
+        b: Float[Tensor, "batch ..."],
+        progress: float = 1.0,
+    ) -> tuple[
+        Float[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]
+    ]:
+        mse = (a.float() - b.float()).square().flatten(1).mean(1)
+        if self.perceptual is None:
+            return mse, mse, torch.zeros_like(mse)
+        p = self.perceptual(a, b).flatten().float()
+        return annealed(progress) * mse + self.l2 * p, mse, p
+
+
+class FeatureDistance(nn.Module):
+    """P(a, b) = mean over a classifier's stages and locations of |f(a) - f(b)|^2, f
+    normalised over channels.
+
+    LPIPS's formula with all channel weights equal, on the bundled classifier.
+    Source: Zhang et al. 2018, eq 1.
+    """
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self.classifier = classifier.requires_grad_(False).eval()
+
+    def forward(
+        self, a: Float[Tensor, "batch 3 h w"], b: Float[Tensor, "batch 3 h w"]
+    ) -> Float[Tensor, " batch"]:
+        with torch.no_grad():
+            seen = self.classifier.features(b)
+        pairs = zip(self.classifier.features(a), seen, strict=True)
+        gaps = [
+            (unit(fa.float()) - unit(fb.float())).square().sum(1).mean((1, 2))
+            for fa, fb in pairs
+        ]
+        return sum(gaps[1:], gaps[0]) / len(gaps)
+
+
+def unit(
+    f: Float[Tensor, "batch c h w"], tiny: float = 1e-8
+) -> Float[Tensor, "batch c h w"]:
+    """Every location's vector of f at length 1; `tiny` keeps a vector of 0 at 0."""
+    return f * (f.square().sum(1, keepdim=True) + tiny).rsqrt()
+
+
+def lpips(trunk: str) -> nn.Module:
+    """LPIPS by its authors' package: trunk "alex", "vgg" or "squeeze"; (a, b) in [-1,
+    1] -> (batch, 1, 1, 1).
+
+    Raises ValueError for another trunk, ImportError without the package,
+    ConnectionError when the trunk's ImageNet weights are not in torch's cache and
+    cannot be downloaded.
+    """
+    if trunk not in ("alex", "vgg", "squeeze"):
+        raise ValueError(
+            f"trunk {trunk!r}: one of alex, vgg, squeeze (LPIPS), cifar (bundled), "
+            "none, or a classifier's folder"
+        )
+    mend_torchvision()
+    import urllib.error
+
+    try:
+        import lpips as package
+    except ImportError as error:
+        raise ImportError(
+            'LPIPS needs its package: pip install "hkd-mini[train]"'
+        ) from error
+    try:
+        return package.LPIPS(net=trunk, verbose=False).requires_grad_(False)
+    except (urllib.error.URLError, OSError) as error:
+        raise ConnectionError(
+            f"the ImageNet weights of {trunk} could not be downloaded ({error}); "
+            'offline use "cifar"'
+        ) from error
+
+
+def mend_torchvision() -> None:
+    """Let PyPI's torchvision import beside a CPU build of torch.
+
+    Its compiled operators do not load there, and the import dies on two schemas that
+    nobody declared; declaring them is enough, since LPIPS never calls them. Does
+    nothing where they exist.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define(
+            "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        )
+        _DECLARED.append(library)
