@@ -41,9 +41,9 @@ class Paths(Protocol):
 
 class PathsInMemory:
     """Paths as a sampler returns them, for `train`: `len`, `sigmas` and `gather` of
-    `trajectories.Trajectories`.
+    `Trajectories`.
 
-    path: a `teacher.Path`, x (K, n, *shape). For points, where a file would be the
+    path: a `samplers.Path`, x (K, n, *shape). For points, where a file would be the
     slowest part.
     """
 
