@@ -301,7 +301,8 @@ def test_samples_that_are_none(capsys, toy):
         capsys, "evaluate", "--samples", path, "--data", toy
     )
     np.save(path, np.zeros((4, 8, 8, 3), np.uint8))
-    assert "wanted (n, 3, 32, 32)" in refused(
+    assert "wanted (n, 3, 32, 32)" in refused(capsys, "evaluate", "--samples", path)
+    assert "no pictures in" in refused(
         capsys, "evaluate", "--samples", path, "--data", toy
     )
     np.save(path, np.zeros((4, 32, 32, 3), np.uint8))
@@ -326,7 +327,7 @@ def test_samples_that_are_none(capsys, toy):
         "--features",
         toy / "features",
     )
-    assert f"no CIFAR-10 in {toy / 'nowhere'}" in line
+    assert f"{toy / 'nowhere'}: no such folder" in line
     assert "either --samples FILE.npy or --weights" in refused(
         capsys, "evaluate", "--data", toy
     )
