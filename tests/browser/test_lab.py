@@ -39,10 +39,10 @@ SETTINGS = {
 # The masking widget by itself: two lines, and the same with what follows its controls
 # cut away.
 MASKING = """import hkd_mini
-from hkd_mini import widgets
+from hkd_mini.app import widgets
 {cut}
 widgets.masking(hkd_mini.load("hkd-cifar10-linear"), n=4)"""
-CUT = "widgets.follow = lambda draw, box: draw()"
+CUT = "widgets.redraw_on_change = lambda draw, box: draw()"
 
 SAID = (
     "[data-mime-type='application/vnd.jupyter.stderr'], "
