@@ -51,11 +51,12 @@ def distill(
     )
     config = recipe.apply(RECIPES[preset].distill)
     objective = asked.apply(RECIPES[preset].objective)
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # of a new network's weights
     model = (
         HKD.from_teacher(source, wish) if isinstance(source, Denoiser) else HKD(wish)
     )
     paths = paths_for(trajectories, model.config.network.shape)
+    # training draws the same numbers whichever way the model was made
     torch.manual_seed(config.seed)
     steps = train(model, paths, config, objective, out=out, resume=resume)
     finish(model, steps, config, out, objective)
@@ -72,6 +73,8 @@ def onestep(
     recipe: Training = AS_THE_RECIPE,
 ) -> None:
     """Train a one-step student by one of the methods of chapter 17.
+
+    Unset flags are those of the preset toy2d for points, of cifar10-mini for pictures.
 
     Args:
         method: KD, PD, 1-RF, 2-RF, 2-RF++, CD, CT, iCT, ECM, DMD or KDM.

@@ -66,7 +66,7 @@ def redraw_on_change(draw: Callable[[], None], box: widgets.Widget) -> None:
     draw()
 
 
-def _states(model: HKD, n: int) -> Callable[[int], list[Tensor]]:
+def kept_states(model: HKD, n: int) -> Callable[[int], list[Tensor]]:
     """States of n noises at T, by seed; the last few are kept."""
     shape = model.config.network.shape
     if len(shape) != 3 or n < 1:
@@ -84,7 +84,7 @@ def _states(model: HKD, n: int) -> Callable[[int], list[Tensor]]:
     return states
 
 
-def _slider(
+def one_slider(
     description: str,
     value: float | tuple,
     low: float = 0.0,
@@ -104,7 +104,9 @@ def _slider(
     )
 
 
-def _shared(seed: int) -> tuple[widgets.Dropdown, widgets.IntSlider, widgets.Image]:
+def shared_controls(
+    seed: int,
+) -> tuple[widgets.Dropdown, widgets.IntSlider, widgets.Image]:
     """What all three have: a rate to sort by, a seed, a picture."""
     key = widgets.Dropdown(options=KEYS, description="sorted by", style=STYLE)
     picture = widgets.Image(format="png", layout={"max_width": "100%"})

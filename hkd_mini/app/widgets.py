@@ -23,7 +23,14 @@ from ..hkd.model import HKD
 from ..hkd.spectra import by_level, interval_masks, spectrum
 from ..koopman.generator import apply_mask
 from .drawing import CELLS, HUES, STYLE, flat, plane, png, rows
-from .panel import OTHERS, REGIONS, _shared, _slider, _states, redraw_on_change
+from .panel import (
+    OTHERS,
+    REGIONS,
+    kept_states,
+    one_slider,
+    redraw_on_change,
+    shared_controls,
+)
 
 
 def masking(model: HKD, n: int = 8, seed: int = 0) -> widgets.VBox:
@@ -36,15 +43,15 @@ def masking(model: HKD, n: int = 8, seed: int = 0) -> widgets.VBox:
     """
     levels = by_level(model)
     lams = spectrum(model)
-    states = _states(model, n)
-    key, number, picture = _shared(seed)
+    states = kept_states(model, n)
+    key, number, picture = shared_controls(seed)
     others = widgets.ToggleButtons(
         options=OTHERS, description="other modes", style=STYLE
     )
     table = {
         level: (
-            _slider(f"{level[0]} x {level[1]}", (0.25, 0.75)),
-            _slider("times", 1.0, 0.0, 3.0, 0.1),
+            one_slider(f"{level[0]} x {level[1]}", (0.25, 0.75)),
+            one_slider("times", 1.0, 0.0, 3.0, 0.1),
             widgets.Checkbox(
                 value=True, description=f"{level[0]} x {level[1]} on", indent=False
             ),
@@ -94,13 +101,13 @@ def scrubber(model: HKD, n: int = 8, seed: int = 0) -> widgets.VBox:
     moved, those of the interval moved.
     """
     lams = spectrum(model)
-    states = _states(model, n)
+    states = kept_states(model, n)
     T = model.clock.T
     eps = model.clock.eps
-    key, number, picture = _shared(seed)
+    key, number, picture = shared_controls(seed)
     key.value = "beta"
-    way = _slider("way gone", 0.5, step=0.02)
-    band = _slider("these move", (0.95, 1.0))
+    way = one_slider("way gone", 0.5, step=0.02)
+    band = one_slider("these move", (0.95, 1.0))
     said = widgets.HTML()
 
     @torch.no_grad()
@@ -169,18 +176,18 @@ def editing_bench(
             f"references of shape {tuple(references.shape)}: wanted (k, "
             f"{', '.join(map(str, shape))})"
         )
-    key, number, picture = _shared(seed)
+    key, number, picture = shared_controls(seed)
     which = widgets.IntSlider(
         value=0, min=0, max=len(references) - 1, description="reference", style=STYLE
     )
-    band = _slider("ranks", (0.0, 0.5))
-    ratio = _slider("ratio", 0.5)
-    way = _slider("way gone", 0.5)
+    band = one_slider("ranks", (0.0, 0.5))
+    ratio = one_slider("ratio", 0.5)
+    way = one_slider("way gone", 0.5)
     start = widgets.Dropdown(
         options=list(REGIONS), value="lower half", description="region", style=STYLE
     )
     squares, paint = _squares()
-    states = _states(model, n)
+    states = kept_states(model, n)
     paint(REGIONS[start.value])
     start.observe(lambda change: paint(REGIONS[change.new]), "value")
     lams = spectrum(model)

@@ -23,7 +23,7 @@ from ..diffusion.schedule import Denoise, noise_of
 from ..engine.data import rng_at
 from ..engine.files import write_tensors
 from ..engine.precision import choose, computing
-from .paths import ANY_SHARD, NAME, _header
+from .paths import ANY_SHARD, NAME, header_of
 
 
 def kept_levels(n: int, times: int) -> list[int]:
@@ -96,7 +96,7 @@ def make(
     keep = kept_levels(steps, times)
     began = sorted(out.glob(ANY_SHARD)) if resume and precision == "auto" else []
     precision = choose(
-        _header(began[0], verify=False)[0].get("precision", "auto")
+        header_of(began[0], verify=False)[0].get("precision", "auto")
         if began
         else precision,
         device,
@@ -167,7 +167,7 @@ def _existing(out: pathlib.Path, header: dict, n: int, resume: bool) -> set[int]
             "another folder"
         )
     for path in paths:
-        there, count = _header(path, verify=True)
+        there, count = header_of(path, verify=True)
         if other := [k for k in header if there.get(k) != header[k]]:
             raise ValueError(
                 f"{path} is of another run ({', '.join(other)} differ); use another "

@@ -69,7 +69,7 @@ NAME = "shard-{:05d}.safetensors"
 ANY_SHARD = "shard-*.safetensors"
 
 
-def _header(path: pathlib.Path, verify: bool) -> tuple[dict, int]:
+def header_of(path: pathlib.Path, verify: bool) -> tuple[dict, int]:
     """A shard's description and its number of paths. ValueError names a damaged,
     foreign or renamed file.
     """
@@ -109,7 +109,7 @@ class Trajectories:
                 f"{folder}: no shard-*.safetensors there; make them with `hkd-mini "
                 "trajectories`"
             )
-        headers = [_header(path, verify) for path in paths]
+        headers = [header_of(path, verify) for path in paths]
         first = headers[0][0]
         for path, (header, _) in zip(paths, headers, strict=True):
             if other := [

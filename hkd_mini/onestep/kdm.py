@@ -26,7 +26,7 @@ from ..diffusion.schedule import Denoise, Noise
 from ..diffusion.teacher import one_hot
 from ..diffusion.unet import UNetConfig
 from ..engine.weights import Saved
-from .kdm_config import _MINI, KDMConfig
+from .kdm_config import MINI, KDMConfig
 from .kdm_parts import Decomposed, Dense, Discriminator, adversarial_loss, spectrum_loss
 from .losses import Metric
 
@@ -88,7 +88,7 @@ class KDM(nn.Module, Saved):
             return cls(KDMConfig(network))
         kept = ("resolution", "in_channels", "labels", "noise", "bounded")
         same = {name: getattr(network, name) for name in kept}
-        return cls(KDMConfig(replace(_MINI, **same)))
+        return cls(KDMConfig(replace(MINI, **same)))
 
     @property
     def noise(self) -> Noise:

@@ -47,7 +47,7 @@ class KDMConfig:
         return self.project or self.network.resolution**2
 
 
-_MINI = UNetConfig(
+MINI = UNetConfig(
     channels=48, mult=(1, 2), blocks=2, attention=(8,), patch=2, adaptive_scale=True
 )
 
@@ -55,7 +55,7 @@ _MINI = UNetConfig(
 _AS_PUBLISHED = UNetConfig(channels=64, mult=(1, 2, 2, 2), dropout=0.1)
 KDM_PRESETS: dict[str, KDMConfig] = {
     "toy2d": KDMConfig(MLPConfig(state=256, width=256)),
-    "cifar10-mini": KDMConfig(_MINI),
+    "cifar10-mini": KDMConfig(MINI),
     "cifar10": KDMConfig(_AS_PUBLISHED, adversarial=0.01),
     "cifar10-cond": KDMConfig(replace(_AS_PUBLISHED, labels=10), adversarial=0.01),
     "64x64": KDMConfig(
