@@ -29,10 +29,11 @@ from hkd_mini.engine.weights import data_folder
 from hkd_mini.hkd.config import HKDConfig
 from hkd_mini.hkd.distil import train
 from hkd_mini.hkd.model import HKD
-from hkd_mini.hkd.objective import Objective, unit_contrast
+from hkd_mini.hkd.objective import Objective
 from hkd_mini.hkd.paths import PathsInMemory
 from hkd_mini.hkd.probe import probe
 from hkd_mini.hkd.residual import centred_gap
+from hkd_mini.hkd.terms import unit_contrast
 
 RESULTS = data_folder() / "checkerboard" / "results.json"
 CACHE = RUNS / "checkerboard"

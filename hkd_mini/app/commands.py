@@ -119,6 +119,7 @@ def trajectories(
     steps: int = 18,
     batch: int = 128,
     seed: int = 0,
+    guesses: bool = True,
     shape: tuple[int, ...] | None = None,
     precision: str = "auto",
     compile: bool = False,
@@ -135,6 +136,8 @@ def trajectories(
         steps: Heun steps (2 steps - 1 evaluations).
         batch: paths integrated at once.
         seed: seed of the noise.
+        guesses: keep the teacher's guess at every kept point too, for --guess-weight:
+            twice the disk, no further evaluation.
         shape: shape of one x, for module:function.
         precision: auto (bf16 where the device computes it natively, else fp32), bf16,
             tf32 or fp32, of the network; the path itself is summed in float32. Resumed,
@@ -166,6 +169,7 @@ def trajectories(
         resume=resume,
         device=device(),
         precision=precision,
+        guesses=guesses,
         share=(state.process_index, state.num_processes),
     )
     state.wait_for_everyone()  # all have seen the folder as it was

@@ -17,12 +17,15 @@ from .schedule import Denoise
 
 class Path(NamedTuple):
     """A sampled path: `sigmas` (K,) falling, `x` (K, batch, *shape) with x[0] the noise
-    and x[-1] the picture, `nfe` evaluations.
+    and x[-1] the picture, `nfe` evaluations, `guesses` (K - 1, batch, *shape) with
+    guesses[k] = D(x[k]; sigmas[k]), which cost none of their own; None where the
+    sampler does not say.
     """
 
     sigmas: Tensor
     x: Tensor
     nfe: int
+    guesses: Tensor | None = None
 
 
 def _start(x: Tensor, sigmas: Tensor) -> None:
@@ -47,10 +50,11 @@ def euler(
     """
     _start(x_T, sigmas)
     path = [x_T]
+    guesses = []
     for t, s in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
-        guess = denoiser(path[-1], t, labels)
-        path.append(guess + s / t * (path[-1] - guess))
-    return Path(sigmas, torch.stack(path), len(sigmas) - 1)
+        guesses.append(denoiser(path[-1], t, labels))
+        path.append(guesses[-1] + s / t * (path[-1] - guesses[-1]))
+    return Path(sigmas, torch.stack(path), len(guesses), torch.stack(guesses))
 
 
 @torch.no_grad()
@@ -68,17 +72,19 @@ def heun(
     """
     _start(x_T, sigmas)
     path = [x_T]
+    guesses = []
     nfe = 0
     for t, s in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
         x = path[-1]
-        slope = (x - denoiser(x, t, labels)) / t
+        guesses.append(denoiser(x, t, labels))
+        slope = (x - guesses[-1]) / t
         y = x + (s - t) * slope
         nfe = nfe + 1
         if s > 0:
             y = x + (s - t) * (slope + (y - denoiser(y, s, labels)) / s) / 2
             nfe = nfe + 1
         path.append(y)
-    return Path(sigmas, torch.stack(path), nfe)
+    return Path(sigmas, torch.stack(path), nfe, torch.stack(guesses))
 
 
 @torch.no_grad()
@@ -99,11 +105,13 @@ def ddpm(
     """
     _start(x_T, sigmas)
     path = [x_T]
+    guesses = []
     for t, s in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
         guess = denoiser(path[-1], t, labels)
+        guesses.append(guess)
         r = (s / t) ** 2
         noise = torch.randn(x_T.shape, generator=generator, dtype=x_T.dtype).to(
             x_T.device
         )
         path.append(r * path[-1] + (1 - r) * guess + s * (1 - r) ** 0.5 * noise)
-    return Path(sigmas, torch.stack(path), len(sigmas) - 1)
+    return Path(sigmas, torch.stack(path), len(guesses), torch.stack(guesses))

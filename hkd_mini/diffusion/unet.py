@@ -139,25 +139,17 @@ class UNetBlock(nn.Module):
         return self._attend(x) if self.attention else x
 
     def _resize(self, x: Tensor) -> Tensor:
-        if self.resample == "down":
-            return F.avg_pool2d(x, 2)
-        return (
-            F.interpolate(x, scale_factor=2.0, mode="nearest")
-            if self.resample == "up"
-            else x
-        )
+        if self.resample == "up":
+            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return F.avg_pool2d(x, 2) if self.resample == "down" else x
 
     def _attend(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         # one head; EDM interleaves q, k, v channel by channel
         qkv = self.qkv(self.norm2(x)).reshape(b, 1, c, 3, h * w)
         q, k, v = (t.transpose(-1, -2) for t in qkv.unbind(3))
-        a = (
-            F.scaled_dot_product_attention(q, k, v)
-            .transpose(-1, -2)
-            .reshape(b, c, h, w)
-        )
-        return (x + self.proj(a)) * 0.5**0.5
+        a = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
+        return (x + self.proj(a.reshape(b, c, h, w))) * 0.5**0.5
 
 
 class Encoder(nn.Module):
@@ -239,10 +231,18 @@ class Decoder(nn.Module):
         self.out_norm = norm(c)
         self.out_conv = conv(c, out, 3, gain=1e-5)
 
-    def forward(self, states: list[Tensor], emb: Tensor) -> Tensor:
+    def rise(self, states: list[Tensor], emb: Tensor) -> list[Tensor]:
+        """What leaves the last block of every resolution, fine to coarse."""
         *skips, x = states
+        found: list[Tensor] = []
         for block in self.blocks.values():
+            if block.resample == "up":
+                found.insert(0, x)
             x = block(
                 torch.cat([x, skips.pop()], dim=1) if block.takes_skip else x, emb
             )
+        return [x, *found]
+
+    def forward(self, states: list[Tensor], emb: Tensor) -> Tensor:
+        x = self.rise(states, emb)[0]
         return F.pixel_shuffle(self.out_conv(F.silu(self.out_norm(x))), self.patch)

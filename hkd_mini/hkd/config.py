@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from ..diffusion.networks import MLPConfig
 from ..diffusion.schedule import CLOCK_OF
 from ..diffusion.unet import UNetConfig
+from ..engine.config import at_least
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class HKDConfig:
     """Off fixes A at 0."""
     hierarchy: str = "full"
     """full, bottleneck (skips pass unevolved) or bottleneck-only (skips dropped)."""
+    readout: str = "network"
+    """network (half a U-Net decodes, as in the paper) or linear (the whole U-Net
+    encodes, and the picture is a linear map of the evolved states)."""
+    pairs: int = 48
+    """Pairs of channels of each state with the linear read-out of pictures."""
+    rates: float = 0.0
+    """Growth rates at first, spread over the pairs from 0 to this over the way from
+    picture to noise; the paper's start at 0."""
 
     def __post_init__(self):
         allowed = {
@@ -39,12 +48,29 @@ class HKDConfig:
             "encoder_time": ("sigma", "none"),
             "spatial": ("local", "shared"),
             "hierarchy": ("full", "bottleneck", "bottleneck-only"),
+            "readout": ("network", "linear"),
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(
                     f"{name} = {getattr(self, name)!r}: one of {', '.join(values)}"
                 )
+        if self.readout == "linear" and self.hierarchy != "full":
+            raise ValueError(
+                f"hierarchy = {self.hierarchy!r} is of skips, which the linear "
+                "read-out has none of"
+            )
+        at_least(self, pairs=1, rates=0)
+
+    @property
+    def state_shapes(self) -> list[tuple[int, int, int]]:
+        """(d, h, w) of every state, fine to coarse: the network's own, or with the
+        linear read-out of pictures one a resolution.
+        """
+        network = self.network
+        if self.readout == "network" or isinstance(network, MLPConfig):
+            return network.state_shapes
+        return [(2 * self.pairs, r, r) for r, _ in network.widths]
 
 
 # about 7 million parameters; 2x2 patches, since here compute is short (design page)

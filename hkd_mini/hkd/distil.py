@@ -44,8 +44,8 @@ def places(
     """Where on n paths of `levels` points before their end to look: indices (n, s), of
     the kinds that `objective` asks for, drawn by `rng`.
 
-    "at" is T and s - 1 uniform points. Path decoding and linearity get a partner "u"
-    for each, uniform too (with `later_only` among those nearer the picture), the
+    "at" is T and s - 1 uniform points. Decoding on the way and linearity get a partner
+    "u" for each, uniform too (with `later_only` among those nearer the picture), the
     infinitesimal term its neighbour "near".
     Source: HKD algorithm 1, lines 5 to 10; HKD definition 3.1 (the range of times).
     """
@@ -53,7 +53,7 @@ def places(
     at = torch.randint(0, levels, (n, count), generator=rng)
     at = torch.cat([torch.zeros(n, 1, dtype=torch.long), at], dim=1)  # 0 is T
     found = {"at": at}
-    if objective.path_weight or objective.linear_weight:
+    if objective.path_weight or objective.guess_weight or objective.linear_weight:
         if objective.later_only:
             further = torch.rand(at.shape, generator=rng) * (levels - at)
             found["u"] = at + further.long()
@@ -97,6 +97,14 @@ def train(
         for name, points in where.items():
             there = trajectories.gather(index, points[share])
             found |= {f"x_{name}": there["x"], f"sigma_{name}": there["sigma"]}
+            if name == "u" and objective.guess_weight:
+                if "guess" not in there:
+                    raise ValueError(
+                        "guess_weight asks for the teacher's guesses, and these paths "
+                        "carry none: make them again with `hkd-mini trajectories`"
+                    )
+                found["guess_u"] = there["guess"]
+        found.pop("guess", None)
         return found
 
     def loss(

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..diffusion.samplers import heun
+from ..diffusion.samplers import Path, heun
 from ..diffusion.schedule import Denoise, noise_of
 from ..engine.data import rng_at
 from ..engine.files import write_tensors
@@ -75,19 +75,22 @@ def make(
     device: str = "cpu",
     precision: str = "fp32",
     share: tuple[int, int] = (0, 1),
+    guesses: bool = True,
     sampler: Callable = heun,
 ) -> Iterator[int]:
     """Integrate n paths and write them below `out`: an iterator of the number of paths
     done, after every batch.
 
-    `sampler` follows `denoiser` on `device`. shape of one x; `times` points kept of the
-    steps + 1; `seed` is the noises'; `labels` > 0 draws a class for each path; `share`
-    = (rank, world) makes only every world-th shard. With `resume`,
-    whole shards are left alone, and "auto" means the precision that they were made in.
-    What is there already is looked at when this is called, before the iterator moves:
-    processes that share the work can wait for one another in between. Raises
-    FileExistsError for shards there without `resume`, ValueError when they are of
-    another run, or for n or batch below 1.
+    `sampler` follows `denoiser` on `device`; with `guesses` what the denoiser says at
+    every kept point is stored beside it, at twice the disk and no further evaluation.
+    shape of one x; `times` points kept of the steps + 1; `seed` is the noises';
+    `labels` > 0 draws a class for each path; `share` = (rank, world) makes only every
+    world-th shard. With `resume`, whole shards are left alone, and "auto" means the
+    precision that they were made in. What is there already is looked at when this is
+    called, before the iterator moves: processes that share the work can wait for one
+    another in between. Raises FileExistsError for shards there without `resume`,
+    ValueError when they are of another run, for n or batch below 1, or for a sampler
+    that gives no guesses when they are asked for.
     """
     if n < 1 or batch < 1:
         raise ValueError(f"n = {n} paths, {batch} at once: at least 1 of each")
@@ -109,16 +112,17 @@ def make(
         "labels": labels,
         "precision": precision,
         "teacher": fingerprint(denoiser),
+        "guesses": guesses,
     }
     whole = _existing(out, header, n, resume)
 
-    def integrate(noise: Tensor, classes: Tensor | None) -> Tensor:
+    def integrate(noise: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
         x_T = (noise * sigmas[0]).half().float().to(device)
         with computing(precision, device):
             path = sampler(
                 denoiser, x_T, sigmas, None if classes is None else classes.to(device)
             )
-        return path.x[keep].half().cpu().transpose(0, 1)
+        return _kept(path, keep, guesses)
 
     def shards() -> Iterator[int]:
         done = 0
@@ -141,11 +145,10 @@ def make(
                         None if classes is None else classes[i : i + batch],
                     )
                 )
-                done += len(parts[-1])
+                done += len(parts[-1]["x"])
                 yield done
-            tensors = {"x": torch.cat(parts)} | (
-                {} if classes is None else {"labels": classes}
-            )
+            tensors = {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
+            tensors |= {} if classes is None else {"labels": classes}
             write_tensors(
                 out / NAME.format(shard),
                 tensors,
@@ -153,6 +156,18 @@ def make(
             )
 
     return shards()
+
+
+def _kept(path: Path, keep: list[int], guesses: bool) -> dict[str, Tensor]:
+    """The points `keep` of paths (n, len(keep), *shape) in half precision, and the
+    guesses at all but the last.
+    """
+    if guesses and path.guesses is None:
+        raise ValueError("this sampler gives no guesses: ask for guesses=False")
+    kept = {"x": path.x[keep]}
+    if path.guesses is not None and guesses:
+        kept["guess"] = path.guesses[keep[:-1]]
+    return {k: v.half().cpu().transpose(0, 1) for k, v in kept.items()}
 
 
 def _existing(out: pathlib.Path, header: dict, n: int, resume: bool) -> set[int]:

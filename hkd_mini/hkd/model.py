@@ -18,12 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..diffusion.layers import Embedding
-from ..diffusion.networks import halves
 from ..diffusion.schedule import CLOCK_OF, Clock, Noise, expand
 from ..diffusion.teacher import Denoiser, one_hot
 from ..engine.weights import Saved
 from ..koopman.generator import KoopmanGenerator
 from .config import HKDConfig
+from .readout import WholeEncoder, two_sides
 
 
 @runtime_checkable
@@ -76,9 +76,13 @@ class HKD(nn.Module, Saved):
         self.config = config
         network = config.network
         self.embedding = Embedding(network.channels, network.labels)
-        self.encoder, self.decoder = halves(network)
+        self.encoder, self.decoder = two_sides(network, config.readout, config.pairs)
+        rates = (
+            config.rates / (self.clock.T - self.clock.eps) if config.koopman else 0.0
+        )
         self.generators = nn.ModuleList(
-            KoopmanGenerator(*shape, config.spatial) for shape in network.state_shapes
+            KoopmanGenerator(*shape, config.spatial, rates)
+            for shape in config.state_shapes
         )
         for i, generator in enumerate(self.generators):
             last = i == len(self.generators) - 1
@@ -88,7 +92,8 @@ class HKD(nn.Module, Saved):
 
     @classmethod
     def from_teacher(cls, denoiser: Denoiser, config: HKDConfig | None = None) -> "HKD":
-        """An HKD with the halves of `denoiser` as encoder and decoder, and with A = 0.
+        """An HKD with the halves of `denoiser` as encoder and decoder, and with A = 0;
+        with the linear read-out both halves are the encoder.
         Source: HKD algorithm 1, lines 3 and 4.
 
         Raises ValueError when `config.network` is not the teacher's.
@@ -100,8 +105,11 @@ class HKD(nn.Module, Saved):
                 f"{config.network}"
             )
         model = cls(config)
-        # all but the generators, which start at 0
-        model.load_state_dict(denoiser.net.state_dict(), strict=False)
+        weights = denoiser.net.state_dict()
+        if isinstance(model.encoder, WholeEncoder):
+            weights = model.encoder.names(weights)
+        # all but the generators, which start at 0, and the linear read-out
+        model.load_state_dict(weights, strict=False)
         return model.eval()
 
     @property
@@ -117,7 +125,7 @@ class HKD(nn.Module, Saved):
     @property
     def state_shapes(self) -> list[tuple[int, int, int]]:
         """(d, h, w) of every state, fine to coarse; the last is the bottleneck's."""
-        return self.config.network.state_shapes
+        return self.config.state_shapes
 
     def encode(
         self,

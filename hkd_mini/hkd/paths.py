@@ -34,7 +34,8 @@ class Paths(Protocol):
 
     def gather(self, index: Tensor, at: Tensor) -> dict[str, Tensor]:
         """x (n, s, *shape) and sigma (n, s) at the points `at` (n, s) of the paths
-        `index` (n,), end (n, *shape), labels if any.
+        `index` (n,), end (n, *shape); guess (n, s, *shape) and labels if any. A guess
+        is the teacher's D(x; sigma); at the end of a path it is the end.
         """
         ...
 
@@ -50,19 +51,26 @@ class PathsInMemory:
     def __init__(self, path: Path):
         self.sigmas = path.sigmas
         self.x = path.x.transpose(0, 1).float().contiguous()
+        self.guesses = None
+        if path.guesses is not None:
+            whole = torch.cat([path.guesses, path.x[-1:].to(path.guesses)])
+            self.guesses = whole.transpose(0, 1).float().contiguous()
 
     def __len__(self) -> int:
         return len(self.x)
 
     def gather(self, index: Tensor, at: Tensor) -> dict[str, Tensor]:
         """x (n, s, *shape) and sigma (n, s) at the points `at` (n, s) of the paths
-        `index` (n,), end (n, *shape).
+        `index` (n,), end (n, *shape); guess (n, s, *shape) if the sampler gave any.
         """
-        return {
+        batch = {
             "x": self.x[index[:, None], at],
             "sigma": self.sigmas[at].float(),
             "end": self.x[index, -1],
         }
+        if self.guesses is None:
+            return batch
+        return batch | {"guess": self.guesses[index[:, None], at]}
 
 
 NAME = "shard-{:05d}.safetensors"
@@ -125,6 +133,9 @@ class Trajectories:
         self.starts = torch.tensor([0] + [count for _, count in headers]).cumsum(0)
         self._files = [safe_open(path, framework="pt") for path in paths]
         self._slices = [file.get_slice("x") for file in self._files]
+        self._guesses = [
+            file.get_slice("guess") for file in self._files if "guess" in file.keys()
+        ]
         self._labels = (
             torch.cat([f.get_tensor("labels") for f in self._files])
             if "labels" in self._files[0].keys()
@@ -138,11 +149,25 @@ class Trajectories:
         """The whole path `index`, float32 (K, *shape), noise first; IndexError for none
         there.
         """
+        return self._row(self._slices, index)
+
+    def guesses(self, index: int) -> Float[Tensor, "k ..."]:
+        """What the teacher guessed at every point of path `index`, float32 (K, *shape),
+        the last being the path's end; ValueError for paths made without.
+        """
+        if not self._guesses:
+            raise ValueError(
+                "these paths were stored without guesses; make them again with "
+                "`hkd-mini trajectories`"
+            )
+        return torch.cat([self._row(self._guesses, index), self.path(index)[-1:]])
+
+    def _row(self, slices: list, index: int) -> Tensor:
         if not 0 <= index < len(self):
             raise IndexError(f"path {index} of {len(self)}")
         shard = int(torch.searchsorted(self.starts, index, right=True)) - 1
         row = index - int(self.starts[shard])
-        return self._slices[shard][row : row + 1][0].float()
+        return slices[shard][row : row + 1][0].float()
 
     def paths(self, index: Int[Tensor, " n"] | range) -> Float[Tensor, "k n ..."]:
         """The paths `index`, (K, n, *shape), as the samplers return them."""
@@ -152,14 +177,17 @@ class Trajectories:
         self, index: Int[Tensor, " n"], at: Int[Tensor, "n s"]
     ) -> dict[str, Tensor]:
         """For distillation: x (n, s, *shape) and sigma (n, s) at the points `at` of the
-        paths `index`, end (n, *shape), labels if any.
+        paths `index`, end (n, *shape); guess (n, s, *shape) and labels if any.
         """
+        chosen = lambda rows: torch.stack([r[k] for r, k in zip(rows, at, strict=True)])
         paths = [self.path(int(i)) for i in index]
         batch = {
-            "x": torch.stack([path[k] for path, k in zip(paths, at, strict=True)]),
+            "x": chosen(paths),
             "sigma": self.sigmas[at].float(),
             "end": torch.stack([path[-1] for path in paths]),
         }
+        if self._guesses:
+            batch["guess"] = chosen([self.guesses(int(i)) for i in index])
         return (
             batch if self._labels is None else batch | {"labels": self._labels[index]}
         )

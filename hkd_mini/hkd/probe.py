@@ -7,6 +7,7 @@ needs no picture at all. `probe` asks all of them at once, each with A and witho
 Chapters: 7 "One step in the plane", 11 "What one step buys", 12 "Theorems".
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,13 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .model import Lifting
-from .objective import unit_contrast
 from .paths import Paths
 from .residual import centred_gap, relative_gaps
-
-# what chapters measure alone is found here too
-from .residual import koopman_residual as koopman_residual
+from .residual import koopman_residual as koopman_residual  # measured alone, too
 from .residual import residual_by_time as residual_by_time
+from .terms import unit_contrast
 
 
 class Still(NamedTuple):
@@ -53,8 +52,8 @@ class Still(NamedTuple):
 class Answers(NamedTuple):
     """What one way of moving states achieves on n held-out paths.
 
-    k counts the noisy points of a path, noise first; its end, the picture, is not among
-    them. levels counts states, as `encode` lists them. An error is the mean square of
+    k counts the noisy points of a path, noise first, and not its end, the picture.
+    levels counts states, as `encode` lists them. An error is the mean square of
     what is decoded less what is wanted, over paths, colours and places, in units of the
     pictures squared: divide by their variance for a share.
 
@@ -62,9 +61,10 @@ class Answers(NamedTuple):
     error_at_the_end_from: the same from every time of the path; the first is the one
     above. None if not asked for.
     error_on_the_way: from noise to every time of the path, where the noisy point at
-    unit contrast is wanted (`objective.unit_contrast`).
-    error_between: the same from any time (row) to any time (column) on the first paths;
-    None if not asked for.
+    unit contrast is wanted (`terms.unit_contrast`).
+    error_of_guesses: the same where the teacher's guess is; None for paths without.
+    error_between: error_on_the_way from any time (row) to any time (column) on the
+    first paths; None if not asked for.
     residual: |evolve(encode(x_T), T, t) - encode(x_t)| / |encode(x_t)| at every t, mean
     over paths (`residual_by_time`). The first row is 0.
     centred_residual: mean square of the same gap over the variance of encode(x_t), so
@@ -75,6 +75,7 @@ class Answers(NamedTuple):
     error_at_the_end: Float[Tensor, ""]
     error_at_the_end_from: Float[Tensor, " k"] | None
     error_on_the_way: Float[Tensor, " k"]
+    error_of_guesses: Float[Tensor, " k"] | None
     error_between: Float[Tensor, "k k"] | None
     residual: Float[Tensor, "k levels"]
     centred_residual: Float[Tensor, "k levels"]
@@ -106,13 +107,14 @@ class Probe(NamedTuple):
 
 
 class _HeldOut(NamedTuple):
-    """Paths as a model meets them: times and states of all noisy points, what is
-    wanted there, and the end.
+    """Paths as a model meets them: times and states of all noisy points, the points at
+    unit contrast and the guesses there, and the end.
     """
 
     t: list[float]
     states: list[list[Tensor]]
     wish: list[Tensor]
+    guesses: list[Tensor] | None
     end: Tensor
     labels: Tensor | None
 
@@ -177,10 +179,12 @@ def _held_out(model, paths: Paths, labels: Tensor | None) -> _HeldOut:
     # encoders take float32; the first time is T itself, as it is in `sample`
     t = [model.clock.T, *model.clock.time(noisy).float().tolist()[1:]]
     contrast = model.noise.sigma_data
+    guesses = batch.get("guess")
     return _HeldOut(
         t,
         [model.encode(point, time, labels) for point, time in zip(x, t)],
         [unit_contrast(y, s[None].float(), contrast) for y, s in zip(x, sigmas[:-1])],
+        None if guesses is None else list(guesses.to(device).transpose(0, 1)[:-1]),
         x[-1],
         labels,
     )
@@ -189,9 +193,14 @@ def _held_out(model, paths: Paths, labels: Tensor | None) -> _HeldOut:
 def _answers(
     model, held_out: _HeldOut, eps: float, between: int, from_every_time: bool
 ) -> Answers:
-    t, states, wish, end, labels = held_out
+    t, states, wish, guesses, end, labels = held_out
     pictures = _pictures(model, states[0], t[0], [*t, eps], labels)
-    *way, at_end = [_error(x, y) for x, y in zip(pictures, [*wish, end])]
+    way = []
+    guessed = []
+    for k, picture in enumerate(itertools.islice(pictures, len(t))):
+        way.append(_error(picture, wish[k]))
+        guessed += [] if guesses is None else [_error(picture, guesses[k])]
+    at_end = _error(next(pictures), end)
     ends = [at_end]
     residual = []
     centred = []
@@ -206,6 +215,7 @@ def _answers(
         at_end,
         torch.stack(ends) if from_every_time else None,
         torch.stack(way),
+        torch.stack(guessed) if guessed else None,
         _between(model, held_out, between) if between else None,
         torch.stack(residual),
         torch.stack(centred),
@@ -214,7 +224,7 @@ def _answers(
 
 def _between(model, held_out: _HeldOut, n: int) -> Float[Tensor, "k k"]:
     """Errors on the first n paths, from the time of each row to that of each column."""
-    t, states, wish, _, labels = held_out
+    t, states, wish, _, _, labels = held_out
     labels = None if labels is None else labels[:n]
     rows = []
     for some, s in zip(states, t):

@@ -29,14 +29,22 @@ class KoopmanGenerator(nn.Module):
     `A` is one parameter, (d, h, w): alpha in the first d/2 channels, beta in the
     second; p and q of a pair are likewise channels k and k + d/2 of the state.
     `spatial="shared"` keeps one set of blocks for all locations, (d, 1, 1). A starts at
-    zero, where evolution is the identity. Rates are per unit of the model's clock.
+    zero, where evolution is the identity, or with growth rates spread evenly over the
+    pairs from 0 to `rates`. Rates are per unit of the model's clock.
     Raises ValueError for an odd d or an unknown `spatial`.
     Source: HKD eq 3, HKD eq 4, HKD appendix D.4.
     """
 
     compiles = True
 
-    def __init__(self, d: int, h: int = 1, w: int = 1, spatial: str = "local"):
+    def __init__(
+        self,
+        d: int,
+        h: int = 1,
+        w: int = 1,
+        spatial: str = "local",
+        rates: float = 0.0,
+    ):
         super().__init__()
         if d % 2 or d < 2:
             raise ValueError(
@@ -51,6 +59,8 @@ class KoopmanGenerator(nn.Module):
         self.A = nn.Parameter(
             torch.zeros((d, h, w) if spatial == "local" else (d, 1, 1))
         )
+        with torch.no_grad():
+            self.alpha.add_(torch.linspace(0, rates, d // 2)[:, None, None])
 
     @property
     def alpha(self) -> Float[Tensor, "pairs h w"]:

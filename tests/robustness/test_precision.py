@@ -192,6 +192,7 @@ def test_resumed_paths_keep_their_precision(tmp_path, monkeypatch):
                 tmp_path,
                 precision="auto",
                 resume=resume,
+                guesses=False,
                 sampler=still,
             )
         )

@@ -17,15 +17,9 @@ from hkd_mini.hkd.config import HKDConfig
 from hkd_mini.hkd.distil import train
 from hkd_mini.hkd.make_paths import make
 from hkd_mini.hkd.model import HKD
-from hkd_mini.hkd.objective import (
-    Objective,
-    hkd_loss,
-    infinitesimal,
-    linearity,
-    path_decoding,
-    unit_contrast,
-)
+from hkd_mini.hkd.objective import Objective, hkd_loss
 from hkd_mini.hkd.paths import PathsInMemory, Trajectories
+from hkd_mini.hkd.terms import infinitesimal, linearity, path_decoding, unit_contrast
 from hkd_mini.judge.distance import Distance
 from hkd_mini.koopman.generator import KoopmanGenerator
 
@@ -287,7 +281,10 @@ def test_in_memory_paths_are_those_of_the_folder(tmp_path):
         )
     )
     stored = Trajectories(tmp_path)
-    here = PathsInMemory(type(paths())(stored.sigmas, stored.paths(range(9)), 11))
+    guesses = torch.stack([stored.guesses(k)[:-1] for k in range(9)], dim=1)
+    here = PathsInMemory(
+        type(paths())(stored.sigmas, stored.paths(range(9)), 11, guesses)
+    )
     index = torch.tensor([4, 0, 8])
     at = torch.tensor([[0, 3], [5, 1], [2, 2]])
     there = stored.gather(index, at)
@@ -337,7 +334,7 @@ def test_without_weights_nothing_is_drawn_or_added():
     assert all((at < 6).all() and (at[:, 0] == 0).all() for at in seen)
 
 
-@pytest.mark.parametrize("name", ["path", "linear", "infinitesimal"])
+@pytest.mark.parametrize("name", ["path", "guess", "linear", "infinitesimal"])
 def test_a_negative_weight_is_refused(name):
     with pytest.raises(ValueError, match=f"{name}_weight = -1"):
         Objective(**{f"{name}_weight": -1.0})

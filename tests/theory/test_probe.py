@@ -11,10 +11,10 @@ from hkd_mini.diffusion.schedule import Noise, sigma_clock
 from hkd_mini.hkd import koopman_residual
 from hkd_mini.hkd.config import PRESETS
 from hkd_mini.hkd.model import HKD
-from hkd_mini.hkd.objective import unit_contrast
 from hkd_mini.hkd.paths import PathsInMemory
 from hkd_mini.hkd.probe import Still, probe
 from hkd_mini.hkd.residual import centred_gap, residual_by_time
+from hkd_mini.hkd.terms import unit_contrast
 from hkd_mini.koopman.generator import KoopmanGenerator
 
 NOISE = Noise(sigma_min=1.0, sigma_max=3.0, sigma_data=4.0)
