@@ -130,3 +130,35 @@ def mean_frequency(images: Float[Tensor, "*batch h w"]) -> Float[Tensor, "*batch
     """
     power = radial_power(images)
     return (power * torch.arange(1, power.shape[-1] + 1)).sum(-1) / power.sum(-1)
+
+
+def share_decided(
+    guesses: Float[Tensor, "k n c h w"],
+    ends: Float[Tensor, "n c h w"],
+    edges: Sequence[float | int] = (0, 1.5, 4, 8, 12, 23),
+) -> Float[Tensor, "k rings"]:
+    """How much of the pictures `ends` a teacher's `guesses` at k levels already know,
+    by spatial frequency: 1 for all of a ring, 0 for no more than the mean picture.
+
+    1 - sum |F(end) - F(guess)|^2 / sum |F(end) - F(mean)|^2 over pictures, colours and
+    the frequencies between two of `edges`, in cycles per picture (the lower included);
+    F is the discrete Fourier transform and the mean that of `ends`. Negative where a
+    guess is worse than the mean. Raises ValueError for fewer than 2 pictures, a ring
+    without a frequency, or pictures that are not square. Chapter 13.
+    """
+    h, w = ends.shape[-2:]
+    if len(ends) < 2 or h != w:
+        raise ValueError(
+            f"{len(ends)} pictures of {h} x {w}: wanted at least 2 square ones"
+        )
+    axis = torch.fft.fftfreq(h, 1 / h, device=ends.device)
+    radius = torch.hypot(axis[:, None], axis)
+    rings = [(radius >= low) & (radius < high) for low, high in zip(edges, edges[1:])]
+    if empty := [i for i, ring in enumerate(rings) if not ring.any()]:
+        raise ValueError(f"edges {list(edges)}: no frequency in ring {empty[0]}")
+
+    def power(x: Tensor) -> Tensor:
+        squared = torch.fft.fft2(x.double()).abs().square().sum((-4, -3))
+        return torch.stack([squared[..., ring].sum(-1) for ring in rings], -1)
+
+    return (1 - power(guesses - ends) / power(ends - ends.mean(0))).float()

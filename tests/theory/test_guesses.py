@@ -14,6 +14,7 @@ from hkd_mini.diffusion.schedule import CLOCKS, SIGMA_DATA, SIGMA_MAX, karras_si
 from hkd_mini.diffusion.teacher import Denoiser
 from hkd_mini.diffusion.unet import UNetConfig
 from hkd_mini.engine.config import TrainConfig
+from hkd_mini.hkd.bands import share_decided
 from hkd_mini.hkd.config import PRESETS, HKDConfig
 from hkd_mini.hkd.distil import train
 from hkd_mini.hkd.make_paths import make
@@ -348,3 +349,45 @@ def test_the_readout_ignores_what_it_is_told_and_has_no_constant():
     states = [torch.zeros(1, 12, 4, 4), torch.zeros(1, 12, 2, 2)]
     assert not readout(states, torch.ones(1, 4)).any()
     assert all(layer.bias is None for layer in readout.maps)
+
+
+# --- what is decided when
+
+
+def test_what_is_decided_by_frequency():
+    rng = torch.Generator().manual_seed(2)
+    ends = torch.randn(6, 3, 16, 16, generator=rng)
+    ends += 5  # the mean picture is nobody's decision
+    edges = (0, 1.5, 4, 12)
+    mean = ends.mean(0).expand_as(ends)
+    axis = torch.fft.fftfreq(16, 1 / 16)
+    coarse = torch.hypot(axis[:, None], axis) < 1.5
+    half = mean + torch.fft.ifft2(torch.fft.fft2(ends - mean) * coarse).real
+    found = share_decided(torch.stack([mean, half, ends, 2 * mean - ends]), ends, edges)
+    wish = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 1], [-3, -3, -3]])
+    assert torch.allclose(found, wish, atol=1e-5)
+
+
+def test_a_gaussian_decides_by_its_variance():
+    """A component of variance v ends at sqrt(v) n; the guess at level s is sqrt(v /
+    (v + s^2)) of that.
+    """
+    rng = torch.Generator().manual_seed(4)
+    n = torch.randn(4000, 1, 4, 4, generator=rng, dtype=torch.float64)
+    sigma = 0.7
+    for v in (0.04, 1.0):
+        ends = v**0.5 * n
+        guess = v / (v + sigma**2) ** 0.5 * n
+        share = share_decided(guess[None], ends, (0, 3))
+        gap = 1 - (v / (v + sigma**2)) ** 0.5
+        assert share.item() == pytest.approx(1 - gap**2, abs=0.01)
+
+
+def test_rings_and_pictures_that_are_not_there_are_refused():
+    x = torch.zeros(3, 1, 8, 8)
+    with pytest.raises(ValueError, match="ring 1"):
+        share_decided(x[None], x, (0, 2, 2))
+    with pytest.raises(ValueError, match="at least 2"):
+        share_decided(x[None, :1], x[:1])
+    with pytest.raises(ValueError, match="square"):
+        share_decided(x[None, ..., :4], x[..., :4])
