@@ -1,0 +1,120 @@
+"""Guidance where the answer is known: Gaussians, for which a guided path is a power
+law, and what may not change.
+"""
+
+import math
+
+import pytest
+import torch
+
+from hkd_mini.diffusion.exact import exact_denoiser, gaussian_denoiser
+from hkd_mini.diffusion.guidance import Guided
+from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.samplers import heun
+from hkd_mini.diffusion.schedule import EDM, SIGMA_MAX, Noise, karras_sigmas
+from hkd_mini.diffusion.teacher import Denoiser
+
+
+def normal(deviation, mean=0.0):
+    """The exact denoiser of a Gaussian in the plane."""
+    double = torch.float64
+    covariance = deviation**2 * torch.eye(2, dtype=double)
+    return gaussian_denoiser(torch.full((2,), mean, dtype=double), covariance)
+
+
+def noises(n=50):
+    rng = torch.Generator().manual_seed(0)
+    return SIGMA_MAX * torch.randn(n, 2, dtype=torch.float64, generator=rng)
+
+
+def shrink(deviation, low=0.0, high=SIGMA_MAX):
+    """The factor of a point's path from level high to low, for a Gaussian."""
+    return ((deviation**2 + low**2) / (deviation**2 + high**2)) ** 0.5
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 2.0, 3.0])
+def test_a_guided_gaussian_path_is_a_product_of_powers(weight):
+    good = 0.5
+    weak = 0.8
+    guided = Guided(normal(good), weight, normal(weak))
+    path = heun(guided, noises(), karras_sigmas(400))
+    wish = shrink(good) ** weight * shrink(weak) ** (1 - weight)
+    assert (path.x[-1] / path.x[0] / wish - 1).abs().max() < 2e-3
+    # above 1 the samples are narrower than the data
+    assert (path.x[-1].std() < shrink(good) * path.x[0].std()) == (weight > 1)
+
+
+def test_an_interval_guides_between_its_levels_alone():
+    low = 0.2
+    high = 4.0
+    guided = Guided(normal(0.5), 2.0, normal(0.8), (low, high))
+    sigmas = karras_sigmas(600)
+    path = heun(guided, noises(), sigmas)
+    inside = shrink(0.5, low, high) ** 2 / shrink(0.8, low, high)
+    wish = shrink(0.5) / shrink(0.5, low, high) * inside
+    assert (path.x[-1] / path.x[0] / wish - 1).abs().max() < 0.01
+
+
+def test_without_a_weaker_one_it_is_the_same_told_no_class():
+    apart = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
+
+    def denoiser(x, sigma, labels=None):
+        if labels is None:  # both classes
+            return exact_denoiser(apart)(x, sigma)
+        return apart[labels]
+
+    x = noises(6) / SIGMA_MAX
+    labels = torch.tensor([0, 1, 0, 1, 1, 0])
+    both = denoiser(x, 1.0)
+    found = Guided(denoiser, 3.0)(x, 1.0, labels)
+    assert torch.allclose(found, both + 3 * (apart[labels] - both))
+    # the guess passes the class's own point, away from the other's
+    assert (found[:, 0] * apart[labels][:, 0] > 1).all()
+
+
+def test_a_weight_of_one_and_levels_outside_cost_one_evaluation():
+    calls = []
+
+    def weak(x, sigma, labels=None):
+        calls.append(sigma)
+        return 0 * x
+
+    x = noises(3)
+    strong = normal(0.5)
+    for guided, sigma in (
+        (Guided(strong, 1.0, weak), 2.0),
+        (Guided(strong, 2.0, weak, (0.3, 1.0)), 2.0),
+        (Guided(strong, 2.0, weak, (0.3, 1.0)), 0.3),
+    ):
+        assert torch.equal(guided(x, sigma), strong(x, sigma)) and not calls
+    Guided(strong, 2.0, weak, (0.3, 1.0))(x, 1.0)
+    assert calls == [1.0]
+
+
+def test_levels_of_their_own_are_guided_sample_by_sample():
+    guided = Guided(normal(0.5), 2.0, normal(0.8), (0.3, 1.0))
+    x = noises(3)
+    sigma = torch.tensor([0.2, 0.7, 1.3], dtype=torch.float64)
+    each = [guided(x[i : i + 1], s.item()) for i, s in enumerate(sigma)]
+    assert torch.allclose(guided(x, sigma), torch.cat(each))
+
+
+def test_it_goes_where_a_denoiser_goes():
+    levels = Noise(sigma_max=20.0)
+    network = Denoiser(MLPConfig(width=16, noise=levels))
+    guided = Guided(network, 2.0, normal(0.8))
+    assert guided.noise == levels and guided.config == network.config
+    assert list(guided.parameters()) == list(network.parameters())
+    assert Guided(normal(0.5), 2.0).noise == EDM
+    assert Guided(normal(0.5), 2.0).config is None
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf])
+def test_a_weight_that_is_no_number_is_refused(weight):
+    with pytest.raises(ValueError, match="weight"):
+        Guided(normal(0.5), weight)
+
+
+def test_an_interval_that_does_not_rise_is_refused():
+    with pytest.raises(ValueError, match="low < high"):
+        Guided(normal(0.5), 2.0, interval=(1.0, 1.0))
