@@ -45,10 +45,18 @@ class Lift(nn.Module):
         self.embedding = model.embedding
         self.sigma_data = model.noise.sigma_data
         self.encoder = model.encoder
+        self.clock = model.clock
+        self.generators = model.generators if model.config.anchored else None
 
     def forward(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
         scaled = x / (sigma * sigma + self.sigma_data**2).sqrt().reshape(1, 1, 1, 1)
-        return tuple(self.encoder(scaled, self.embedding(sigma.log() / 4)))
+        states = self.encoder(scaled, self.embedding(sigma.log() / 4))
+        if self.generators is None:
+            return tuple(states)
+        dt = self.clock.time(sigma) - self.clock.T
+        parts = (cast(KoopmanGenerator, part) for part in self.generators)
+        one = torch.ones(1, 1, 1)
+        return tuple(moved(A, z, dt, one) for A, z in zip(parts, states, strict=True))
 
 
 class Told(nn.Module):
@@ -81,10 +89,13 @@ class Draw(nn.Module):
         super().__init__()
         self.generators = model.generators
         self.sigma_data = model.noise.sigma_data
-        self.decoder = cast(Decoder, copy.deepcopy(model.decoder))
+        decoder = copy.deepcopy(model.decoder)
         emb = model.embedding(torch.tensor([math.log(model.noise.sigma_min) / 4]))
-        for block in self.decoder.blocks.values():
-            block.affine = Told(cast(nn.Linear, block.affine), emb)
+        # a linear read-out has no blocks, and is told nothing
+        if isinstance(decoder, Decoder):
+            for block in decoder.blocks.values():
+                block.affine = Told(cast(nn.Linear, block.affine), emb)
+        self.decoder = decoder
         self.register_buffer("emb", torch.zeros_like(emb))  # no block reads it
 
     def forward(self, dt: Tensor, dt_ref: Tensor, *parts: Tensor) -> Tensor:

@@ -27,6 +27,9 @@ class HKDConfig:
     encoder_time: str = "sigma"
     """sigma tells the encoder the noise level, as the paper does; none lets it see x
     alone, so that states are observables in Koopman's sense."""
+    anchored: bool = False
+    """Whether the encoder names where the path began and A brings that to t: z_t =
+    e^{A (t - T)} zeta(x_t, t). What is learned is then the same all along a path."""
     spatial: str = "local"
     """local (A at every location) or shared."""
     koopman: bool = True
@@ -59,6 +62,11 @@ class HKDConfig:
             raise ValueError(
                 f"hierarchy = {self.hierarchy!r} is of skips, which the linear "
                 "read-out has none of"
+            )
+        if self.anchored and self.encoder_time == "none":
+            raise ValueError(
+                "anchored states are brought to the time t, which encoder_time = "
+                "'none' keeps from the encoder"
             )
         at_least(self, pairs=1, rates=0)
 

@@ -166,10 +166,9 @@ class HKD(nn.Module, Saved):
             )
             level = total
         c_noise = (level.flatten().log() / 4).expand(len(x_t))
-        return self.encoder(
-            x_t / total,
-            self.embedding(c_noise, one_hot(labels, self.config.network.labels)),
-        )
+        told = self.embedding(c_noise, one_hot(labels, self.config.network.labels))
+        states = self.encoder(x_t / total, told)
+        return self.evolve(states, self.clock.T, t) if self.config.anchored else states
 
     def evolve(
         self,

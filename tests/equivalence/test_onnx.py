@@ -11,6 +11,7 @@ import json
 import pathlib
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,14 +58,32 @@ def random_pairs(model, generator):
     ]
 
 
+def anchored():
+    """A model of the other kind: anchored states and a linear read-out."""
+    torch.manual_seed(4)
+    config = replace(
+        PRESETS["cifar10-tiny"],
+        readout="linear",
+        spatial="shared",
+        rates=5.0,
+        anchored=True,
+    )
+    model = HKD(config).eval().requires_grad_(False)
+    for generator in model.generators:
+        generator.A += torch.randn_like(generator.A)
+    return model
+
+
 @pytest.fixture(
-    scope="module", params=BUNDLED.items(), ids=lambda item: f"{item[0]}-{item[1]}-bits"
+    scope="module",
+    params=[*BUNDLED.items(), ("anchored", 16)],
+    ids=lambda item: f"{item[0]}-{item[1]}-bits",
 )
 def exported(request):
     """(model with the stored weights, session of Lift, session of Draw)."""
     pytest.importorskip("onnx")
     name, bits = request.param
-    model = hkd_mini.load(name)
+    model = anchored() if name == "anchored" else hkd_mini.load(name)
     graphs = onnx_graphs.graphs(model, bits)
     return (
         onnx_weights.rounded(model, bits),

@@ -338,6 +338,31 @@ def test_a_sample_costs_what_it_did():
     assert counts[1] < 1.05 * counts[0]
 
 
+def test_an_anchored_encoder_names_the_start():
+    free = linear_model().eval()
+    anchored = linear_model(anchored=True).eval()
+    anchored.load_state_dict(free.state_dict())
+    T = free.clock.T
+    x = torch.randn(3, *SMALL.shape)
+    t = torch.tensor([0.2, 0.7, T])
+    with torch.no_grad():
+        start = free.encode(x, t)
+        found = anchored.encode(x, t)
+        for u in (0.1, 0.9):
+            # whatever t was, the states of the start are what evolves
+            pairs = zip(anchored.evolve(found, t, u), free.evolve(start, T, u))
+            assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
+        assert not torch.allclose(found[0][0], start[0][0])
+        both = [m.sample(x) for m in (free, anchored)]
+    assert torch.equal(found[0][2], start[0][2])  # at T it is where it was
+    assert torch.equal(*both)
+
+
+def test_an_anchor_needs_the_time():
+    with pytest.raises(ValueError, match="anchored"):
+        HKDConfig(SMALL, anchored=True, encoder_time="none")
+
+
 @pytest.mark.parametrize("hierarchy", ["bottleneck", "bottleneck-only"])
 def test_a_linear_readout_has_no_skips(hierarchy):
     with pytest.raises(ValueError, match="linear read-out has none"):
