@@ -1,7 +1,7 @@
 """Is it Koopman? Train HKD on the paths of a checkerboard, objective by objective, and
 measure what A does.
 
-    python benchmarks/checkerboard.py              # each row that is missing: an hour
+    python benchmarks/checkerboard.py              # each row that is missing: 2 hours
     python benchmarks/checkerboard.py path+linear  # rows whose objective starts so
     python benchmarks/checkerboard.py --keep DIR   # and chapter 7's models and paths
 
@@ -9,16 +9,16 @@ The teacher is exact: the best denoiser of 4096 points, 36 Heun steps, every sec
 point of a path kept. All models see the same 20,000 paths and are measured on 2,000
 others, by `hkd_mini.hkd.probe`. Errors are shares of the data's variance, the residual
 is `koopman_residual`, the centred residual a share of the states' variance; "idle" is
-the same with A set to 0, "clock" with one shift for all states. Paths and models stay
-in runs/checkerboard, so that a run that is stopped goes on, and measuring again is
-quick. One thread.
+the same with A set to 0, "clock" with one shift for all states, "guesses" from noise to
+the teacher's guess at every level. Paths and models stay in runs/checkerboard, so that
+a run that is stopped goes on, and measuring again is quick. One thread.
 """
 
 import pathlib
 from dataclasses import asdict, replace
-from typing import NamedTuple
 
 import torch
+from board_rows import LONG, Row, grid
 from common import RUNS, device, fill, kept_board_paths, parser
 
 from hkd_mini.diffusion.networks import MLPConfig
@@ -31,7 +31,7 @@ from hkd_mini.hkd.distil import train
 from hkd_mini.hkd.model import HKD
 from hkd_mini.hkd.objective import Objective
 from hkd_mini.hkd.paths import PathsInMemory
-from hkd_mini.hkd.probe import probe
+from hkd_mini.hkd.probe import Answers, probe
 from hkd_mini.hkd.residual import centred_gap
 from hkd_mini.hkd.terms import unit_contrast
 
@@ -40,9 +40,8 @@ CACHE = RUNS / "checkerboard"
 PATHS = 20_000
 HELD_OUT = 2_000
 BETWEEN = 400  # paths that any two times are asked of
-LONG = 12_000  # iterations of the two models that chapter 7 looks at
 # objective and folder; seed 0
-KEPT = {"paper": "paper", "path+linear+infinitesimal": "moving"}
+KEPT = {"paper": "paper", "path+linear+infinitesimal": "moving", "guess": "guess"}
 NETWORK = MLPConfig(width=80)
 RECIPE = TrainConfig(
     images=384_000,
@@ -56,63 +55,6 @@ RECIPE = TrainConfig(
 
 
 OBJECTIVE = Objective(times=3, perceptual="none")
-
-
-class Row(NamedTuple):
-    """One model to train: what the loss asks, what the model may do, and a seed."""
-
-    objective: str
-    path: float = 0.0
-    linear: float = 0.0
-    infinitesimal: float = 0.0
-    follow: bool = True
-    koopman: bool = True
-    encoder_time: str = "sigma"
-    clock: str = "rho"
-    dimension: int = 64
-    iterations: int = 3000
-    seed: int = 0
-
-
-def grid() -> list[Row]:
-    """All rows, the most important first."""
-    three = range(3)
-    paper = Row("paper")
-    path = Row("path", path=1.0)
-    linear = path._replace(objective="path+linear", linear=0.1)
-    both = path._replace(
-        objective="path+linear, both give way", linear=0.1, follow=False
-    )
-    full = linear._replace(objective="path+linear+infinitesimal", infinitesimal=0.001)
-    still = [
-        row._replace(koopman=False)
-        for row in (paper, paper._replace(encoder_time="none"))
-    ]
-    return [
-        paper._replace(objective="untrained", iterations=0),
-        *(row._replace(seed=s) for s in three for row in (paper, path, linear, full)),
-        *(row._replace(iterations=LONG) for row in (paper, full)),
-        *(
-            row._replace(seed=s)
-            for row in (*still, paper._replace(encoder_time="none"))
-            for s in three
-        ),
-        paper._replace(objective="linear", linear=0.1),
-        paper._replace(objective="infinitesimal", infinitesimal=0.001),
-        path._replace(koopman=False),
-        *(both._replace(seed=s) for s in three),
-        *(row._replace(linear=w) for w in (0.01, 1.0) for row in (linear, both)),
-        *(row._replace(iterations=LONG) for row in (both, path)),
-        *(row._replace(dimension=d) for d in (16, 256, 4) for row in (full, paper)),
-        full._replace(encoder_time="none"),
-        linear._replace(clock="edm"),
-        *(linear._replace(linear=w) for w in (0.03, 0.3)),
-        *(
-            row._replace(iterations=LONG, seed=s)
-            for s in (1, 2)
-            for row in (paper, full)
-        ),
-    ]
 
 
 def measure(model: HKD, held_out: Path) -> dict:
@@ -143,6 +85,21 @@ def measure(model: HKD, held_out: Path) -> dict:
         "size": found.size_of_states.item(),
         "rate": found.largest_rates.item(),
         **by_clock(model, held_out, share),
+        **of_guesses(moving, idle, held_out, share),
+    }
+
+
+def of_guesses(moving: Answers, idle: Answers, held_out: Path, share) -> dict:
+    """Errors to the teacher's guesses on the way, and what the path's end would score
+    in their place; nothing for paths without guesses.
+    """
+    if held_out.guesses is None:
+        return {}
+    still = (held_out.guesses - held_out.x[-1]).square().mean()
+    return {
+        "guesses": share(moving.error_of_guesses),
+        "guesses_idle": share(idle.error_of_guesses),
+        "guesses_still": share(still),
     }
 
 
@@ -172,20 +129,30 @@ def trained(row: Row, data: Path) -> HKD:
     torch.manual_seed(row.seed)
     network = replace(NETWORK, state=row.dimension)
     model = HKD(
-        HKDConfig(network, row.clock, row.encoder_time, koopman=row.koopman)
+        HKDConfig(
+            network,
+            row.clock,
+            row.encoder_time,
+            koopman=row.koopman,
+            readout=row.readout,
+            rates=row.rates,
+        )
     ).eval()
-    file = CACHE / (
-        "-".join(str(value).replace(", ", "_") for value in row) + ".safetensors"
-    )
+    name = "-".join(str(value).replace(", ", "_") for value in row)
+    file = CACHE / f"{name}.safetensors"
     if file.exists():
         model.load_state_dict(read_tensors(file)[0])
     elif row.iterations:
         asked = replace(
             OBJECTIVE,
             path_weight=row.path,
+            guess_weight=row.guess,
             linear_weight=row.linear,
             infinitesimal_weight=row.infinitesimal,
+            linear_scale=row.scale,
             detach_noisier=row.follow,
+            later_only=row.later,
+            lr_scale_A=row.lr_A,
         )
         recipe = replace(RECIPE, images=row.iterations * RECIPE.batch, seed=row.seed)
         for _ in train(model, PathsInMemory(data), recipe, asked):
@@ -194,13 +161,17 @@ def trained(row: Row, data: Path) -> HKD:
     return model
 
 
-def keep(folder: pathlib.Path, data: Path, held_out: Path) -> None:
-    """What chapter 7 reads: the held-out paths, and the models of the long runs."""
-    tensors = {"x": held_out.x, "sigmas": held_out.sigmas}
-    remarks = {"nfe": str(held_out.nfe)}
-    write_tensors(folder / "held-out.safetensors", tensors, remarks)
+def keep(folder: pathlib.Path, data: Path, held_out: Path, objective: str) -> None:
+    """What chapter 7 reads: the held-out paths, and the models of the long runs whose
+    objective starts so.
+    """
+    if not objective:
+        tensors = {"x": held_out.x, "sigmas": held_out.sigmas}
+        remarks = {"nfe": str(held_out.nfe)}
+        write_tensors(folder / "held-out.safetensors", tensors, remarks)
     for row in grid():
-        if row.iterations == LONG and row.seed == 0 and row.objective in KEPT:
+        long = row.iterations == LONG and row.seed == 0 and row.objective in KEPT
+        if long and row.objective.startswith(objective):
             trained(row, data).save_pretrained(folder / KEPT[row.objective])
 
 
@@ -229,10 +200,10 @@ def main() -> None:
         [r._asdict() for r in grid() if r.objective.startswith(options.objective)],
         lambda row: measure(trained(Row(**row), data), held_out),
         about,
-        show=("end", "end_idle", "pairs", "residual", "centred"),
+        show=("end", "end_idle", "guesses", "guesses_idle", "residual", "centred"),
     )
     if options.keep:
-        keep(options.keep, data, held_out)
+        keep(options.keep, data, held_out, options.objective)
 
 
 if __name__ == "__main__":

@@ -163,7 +163,8 @@ def seconds(call: Callable, device: str) -> float:
 
 def board_paths(n: int, seed: int, points: int = 4096, steps: int = 36) -> Path:
     """n paths of the exact denoiser of `points` points of the checkerboard, by Heun's
-    method: x (steps/2 + 1, n, 2), every second point of each. Chapter 7.
+    method: x (steps/2 + 1, n, 2), every second point of each, and the guesses there.
+    Chapter 7.
     """
     denoiser = exact_denoiser(checkerboard(points, torch.Generator().manual_seed(0)))
     noise = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed)).double()
@@ -175,12 +176,13 @@ def board_paths(n: int, seed: int, points: int = 4096, steps: int = 36) -> Path:
         parts[0].sigmas[::2],
         torch.cat([part.x[::2].float() for part in parts], 1),
         parts[0].nfe,
+        torch.cat([part.guesses[::2].float() for part in parts], 1),
     )
 
 
 def kept_board_paths(n: int, seed: int) -> Path:
     """`board_paths`, kept in runs/."""
-    file = RUNS / "checkerboard" / f"paths-{n}-{seed}.pt"
+    file = RUNS / "checkerboard" / f"guessed-{n}-{seed}.pt"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.save(tuple(board_paths(n, seed)), file)
