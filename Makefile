@@ -34,7 +34,7 @@ BIN := $(VENV)/bin
 endif
 
 INDEX := $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu) $(PIP_ARGS)
-INSTALL := -m pip install --quiet --disable-pip-version-check $(INDEX) --constraint constraints.txt --editable '.[book,test,train]'
+INSTALL := -m pip install --quiet --disable-pip-version-check $(INDEX) --constraint constraints.txt --editable '.[book,judges,test,train]'
 INSTALLED := $(VENV)/.installed
 BOOK := _build/.book
 SOURCES := _config.yml $(shell find book hkd_mini data -type f -not -path '*/.*' -not -path '*/__pycache__/*' 2>/dev/null)

@@ -95,7 +95,7 @@ def evaluate(
         seed: seed of the noise.
         steps: Heun steps of a teacher.
         features: cifar (the bundled classifier), a folder made by `hkd-mini features`,
-            or inception (downloads its weights once).
+            imagenet (a package), or inception (downloads its weights once).
         real: compare with the first so many of the training pictures in --data only;
             default all.
         precision: auto (bf16 where the device computes it natively, else fp32), bf16,

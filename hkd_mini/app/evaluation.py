@@ -29,6 +29,7 @@ from ..judge.classifier import Classifier
 from ..judge.features import (
     Extractor,
     classifier_features,
+    imagenet_features,
     in_batches,
     inception_features,
 )
@@ -101,13 +102,15 @@ def read_samples(path: str | os.PathLike) -> Tensor:
 
 
 def extractor(features: str, device: str = "cpu") -> Extractor:
-    """What looks at the pictures, on `device`: `features` are "inception", "cifar" (the
-    bundled classifier), or the folder of a classifier.
+    """What looks at the pictures, on `device`: `features` are "inception", "imagenet",
+    "cifar" (the bundled classifier), or the folder of a classifier.
 
     Raises ValueError for a folder with another model, FileNotFoundError for none.
     """
     if features == "inception":
         return inception_features(device=device)
+    if features == "imagenet":
+        return imagenet_features(device=device)
     folder = resolve("features-cifar10" if features == "cifar" else features)
     return classifier_features(Classifier.from_folder(folder).to(device))
 
@@ -140,9 +143,9 @@ def evaluate(
     `data` names a folder with pictures of their size.
 
     The reference is the training pictures in `data`, CIFAR-10's or others, or the
-    bundled statistics of CIFAR-10's ("cifar" features only); `features` is "cifar"
-    (bundled), a classifier's folder, or "inception", and looks on `device`. `real`
-    takes only the first so many training pictures. Returns a dict of plain numbers.
+    bundled statistics of CIFAR-10's ("cifar" features only); `features` are as in
+    `extractor`, and look on `device`. `real` takes only the first so many training
+    pictures. Returns a dict of plain numbers.
     Raises ValueError for samples of another size, other features, or any but "cifar"
     without `data`.
     """

