@@ -24,6 +24,7 @@ from ..engine.precision import choose, log
 from ..hkd.model import HKD
 from ..onestep.kdm import KDM
 from . import commands, distilling, evaluation, machine
+from .flags import UNGUIDED, Guidance
 from .machine import device
 from .zoo import load_as
 
@@ -43,6 +44,7 @@ def sample(
     steps: int = 18,
     precision: str = "auto",
     compile: bool = False,
+    guide: Guidance = UNGUIDED,
 ) -> None:
     """Draw samples into a .npy file: uint8 (N, 32, 32, 3) for pictures, float32 (N,
     *shape) for points and latents.
@@ -64,7 +66,8 @@ def sample(
             "in .npy"
         )
     pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
-    model = machine.on_device(load_as(weights, HKD, Denoiser, KDM), compile)
+    model = guide.apply(load_as(weights, HKD, Denoiser, KDM))
+    model = machine.on_device(model, compile)
     x = evaluation.draw(model, n, seed, steps, precision=precision)
     pictures = x.dtype == torch.uint8
     np.save(out, (x.permute(0, 2, 3, 1) if pictures else x).contiguous().numpy())
@@ -82,6 +85,7 @@ def evaluate(
     real: int | None = None,
     precision: str = "auto",
     compile: bool = False,
+    guide: Guidance = UNGUIDED,
 ) -> None:
     """Frechet distance, precision and recall of samples; the last line is one JSON
     object.
@@ -108,7 +112,8 @@ def evaluate(
     precision = choose(precision, device())
     if samples is None:
         assert weights is not None  # one of the two was given
-        model = machine.on_device(load_as(weights, HKD, Denoiser, KDM), compile)
+        model = guide.apply(load_as(weights, HKD, Denoiser, KDM))
+        model = machine.on_device(model, compile)
         fake = evaluation.draw(model, n, seed, steps, precision=precision)
     else:
         fake = evaluation.read_samples(samples)

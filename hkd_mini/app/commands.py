@@ -22,6 +22,8 @@ from ..judge.classifier import CLASSIFIER_RECIPE, Classifier, train_classifier
 from .flags import (
     AS_EDM,
     AS_THE_RECIPE,
+    UNGUIDED,
+    Guidance,
     Levels,
     Training,
 )
@@ -120,10 +122,12 @@ def trajectories(
     batch: int = 128,
     seed: int = 0,
     guesses: bool = True,
+    no_class: float = 0.0,
     shape: tuple[int, ...] | None = None,
     precision: str = "auto",
     compile: bool = False,
     resume: bool = False,
+    guide: Guidance = UNGUIDED,
 ) -> None:
     """Integrate the teacher's paths from noise to picture with Heun's method, and keep
     them.
@@ -138,6 +142,8 @@ def trajectories(
         seed: seed of the noise.
         guesses: keep the teacher's guess at every kept point too, for --guess-weight:
             twice the disk, no further evaluation.
+        no_class: share of the paths that are told no class, so that a student learns
+            to go without; of a teacher that knows both.
         shape: shape of one x, for module:function.
         precision: auto (bf16 where the device computes it natively, else fp32), bf16,
             tf32 or fp32, of the network; the path itself is summed in float32. Resumed,
@@ -150,7 +156,7 @@ def trajectories(
     checked(precision)
     # before anything moves: it gives each process its GPU
     state = processes()
-    denoiser = on_device(load_teacher(teacher), compile)
+    denoiser = on_device(guide.apply(load_teacher(teacher)), compile)
     config = getattr(denoiser, "config", None)
     if config is not None:
         shape = config.shape
@@ -170,6 +176,7 @@ def trajectories(
         device=device(),
         precision=precision,
         guesses=guesses,
+        no_class=no_class,
         share=(state.process_index, state.num_processes),
     )
     state.wait_for_everyone()  # all have seen the folder as it was

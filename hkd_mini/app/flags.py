@@ -8,15 +8,19 @@ docstring beneath it; `changes` reads it from there.
 import ast
 import dataclasses
 import inspect
+import math
 import textwrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from ..diffusion.guidance import Guided
 from ..diffusion.schedule import Noise
+from ..diffusion.teacher import Denoiser
 from ..engine.config import TrainConfig
 from ..hkd.config import HKDConfig
 from ..hkd.objective import Objective
+from .zoo import load_as
 
 
 def explained(configuration: type) -> dict[str, str]:
@@ -33,6 +37,42 @@ def explained(configuration: type) -> dict[str, str]:
             words = ast.literal_eval(text.value).split()
             found[ast.unparse(field.target)] = " ".join(words)
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Guide:
+    """How a teacher is guided: flags of the commands that sample one."""
+
+    guidance: float = 1.0
+    """Weight of guidance of a teacher: 1 for none."""
+    weaker: str | None = None
+    """Bundled name or folder of the weaker teacher; without, the teacher itself, told
+    no class."""
+    guidance_from: float = 0.0
+    """Guide above this noise level,"""
+    guidance_to: float = math.inf
+    """and up to this one."""
+
+    def apply(self, model: Any) -> Any:
+        """`model`, a teacher, with the guidance that was asked for; itself for weight
+        1.
+
+        Raises ValueError for a one-step model, which has nothing to guide, and for a
+        teacher of no classes without a weaker one.
+        """
+        if self.guidance == 1:
+            return model
+        if hasattr(model, "sample"):
+            raise ValueError("--guidance is for teachers: this model takes one step")
+        weaker = None if self.weaker is None else load_as(self.weaker, Denoiser)
+        classes = getattr(getattr(model, "config", None), "labels", True)
+        if weaker is None and not classes:
+            raise ValueError(
+                "--guidance without --weaker compares a class with none, and this "
+                "teacher has no classes"
+            )
+        interval = (self.guidance_from, self.guidance_to)
+        return Guided(model, self.guidance, weaker, interval)
 
 
 class Changes:
@@ -72,12 +112,15 @@ if TYPE_CHECKING:  # the classes are made while this runs; commands only `apply`
     Asked = Changes
     Shape = Changes
     Levels = Changes
+    Guidance = Guide
 else:
     Training = Annotated[TrainFlags, _HERE]
     Asked = Annotated[ObjectiveFlags, _HERE]
     Shape = Annotated[ModelFlags, _HERE]
     Levels = Annotated[NoiseFlags, _HERE]
+    Guidance = Annotated[Guide, _HERE]
 AS_THE_RECIPE = TrainFlags()
 AS_THE_PRESET = ObjectiveFlags()
 AS_IT_IS = ModelFlags()
 AS_EDM = NoiseFlags()
+UNGUIDED = Guide()

@@ -23,7 +23,8 @@ class Guided(nn.Module):
     `interval`, and D elsewhere, where it costs one evaluation.
 
     `denoiser` and `weaker` are denoisers (x, sigma, labels) -> guess; without `weaker`
-    it is `denoiser` told no class. weight 1 changes nothing, 0 is the weaker one. Goes
+    it is `denoiser` told no class. A weaker network that has no classes is told none.
+    weight 1 changes nothing, 0 is the weaker one. Goes
     wherever a denoiser goes. Raises ValueError for a weight that is not finite, or an
     interval that does not rise.
     Source: Ho & Salimans 2022, eq 6; Karras et al. 2024 (autoguidance).
@@ -45,6 +46,8 @@ class Guided(nn.Module):
         self.weaker = weaker
         self.weight = weight
         self.interval = interval
+        # of the state, so that paths of two guidances never mix
+        self.register_buffer("guidance", torch.tensor([weight, *interval]))
 
     @property
     def noise(self) -> Noise:
@@ -68,9 +71,12 @@ class Guided(nn.Module):
         inside = (level > low) & (level <= high)
         if self.weight == 1 or not inside.any():
             return guess
-        if self.weaker is None:
-            weak = self.denoiser(x, sigma, None)
-        else:
-            weak = self.weaker(x, sigma, labels)
+        weak = self._weak(x, sigma, labels)
         inside = inside.reshape(-1, *[1] * (x.ndim - 1))
         return torch.where(inside, weak + self.weight * (guess - weak), guess)
+
+    def _weak(self, x: Tensor, sigma: float | Tensor, labels: Tensor | None) -> Tensor:
+        if self.weaker is None:
+            return self.denoiser(x, sigma, None)
+        knows = getattr(getattr(self.weaker, "config", None), "labels", True)
+        return self.weaker(x, sigma, labels if knows else None)

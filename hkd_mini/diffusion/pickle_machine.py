@@ -52,6 +52,8 @@ STORAGES = {
     "torch.LongStorage": torch.int64,
 }
 
+MAGIC = (0x1950A86A20F9469CFC6C, 1001)  # how a file in torch's old format begins
+
 
 @dataclass(eq=False, repr=False)
 class Stub:
@@ -129,16 +131,9 @@ class _Machine:
                     stack.append(self.make(named, args, names))
                 case "BUILD":
                     (state,) = _pop(stack, 1)
-                    if not isinstance(stack[-1], Stub) or not isinstance(
-                        state, dict | tuple
-                    ):
-                        raise ValueError(
-                            f"BUILD of a {type(stack[-1]).__name__} from a "
-                            f"{type(state).__name__}"
-                        )
-                    stack[-1].state = state
+                    _build(stack[-1], state, names)
                 # the reference to a storage is its description
-                case "BINPERSID" if names is STORAGES and stack:
+                case "BINPERSID" if STORAGES.keys() <= names.keys() and stack:
                     pass
                 case "STOP":
                     return stack.pop()
@@ -164,9 +159,7 @@ class _Machine:
             ) from error
 
     def storage(self, raw: object) -> Tensor:
-        """The numbers of torch's old file format: five small pickles, a count, the
-        bytes. Not by torch.load.
-        """
+        """A storage in torch's old format: five small pickles, a count, the bytes."""
         if not isinstance(raw, bytes):
             raise ValueError(f"a tensor's storage from a {type(raw).__name__}")
         stream = io.BytesIO(raw)
@@ -184,7 +177,7 @@ class _Machine:
                 rest = raw[stream.tell() :]
             case _:
                 raise ValueError("a tensor's storage that is not described as one")
-        if (magic, version) != (0x1950A86A20F9469CFC6C, 1001) or keys != [key]:
+        if (magic, version) != MAGIC or keys != [key]:
             raise ValueError("a tensor's storage of another format")
         if not isinstance(system, dict) or system.get("little_endian") is not True:
             raise ValueError("a tensor's storage from a big-endian machine")
@@ -199,6 +192,17 @@ class _Machine:
             )
         return torch.frombuffer(bytearray(rest[8:]), dtype=dtype)
 
+    def numbers(self, stream: io.BytesIO, dtype: torch.dtype) -> Tensor:
+        """One storage of a whole file in torch's old format: a count, and its bytes."""
+        count = int.from_bytes(stream.read(8), "little")
+        self.copied -= count * dtype.itemsize
+        if count < 1 or self.copied < 0:
+            raise ValueError("storages that hold more bytes than the file")
+        raw = stream.read(count * dtype.itemsize)
+        if len(raw) != count * dtype.itemsize:
+            raise ValueError("a storage that is cut")
+        return torch.frombuffer(bytearray(raw), dtype=dtype)
+
 
 def _pop(stack: list, n: int) -> list:
     if len(stack) < n:
@@ -206,6 +210,16 @@ def _pop(stack: list, n: int) -> list:
     taken = stack[-n:]
     del stack[-n:]
     return taken
+
+
+def _build(target: object, state: object, names: dict) -> None:
+    """Attributes for a stub; those of a state's dictionary are left unread."""
+    if type(target) is dict and STORAGES.keys() <= names.keys():
+        return
+    if not isinstance(target, Stub) or not isinstance(state, dict | tuple):
+        found = f"{type(target).__name__} from a {type(state).__name__}"
+        raise ValueError(f"BUILD of a {found}")
+    target.state = state
 
 
 def _fill(target: Any, kind: type, items: list) -> None:

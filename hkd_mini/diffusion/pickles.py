@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .pickle_machine import Stub, _fill, _Machine
+from .pickle_machine import MAGIC, STORAGES, Stub, _fill, _Machine
 
 SCALARS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
 
@@ -127,6 +127,36 @@ NAMES: dict[str, Callable] = {
     "torch.storage._load_from_bytes": lambda machine, raw: machine.storage(raw),
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
 }
+
+
+def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
+    """The tensors, by name, of a file in torch's old format: five small pickles, then
+    every storage, a count and its bytes; nothing in it is ever run.
+
+    Raises FileNotFoundError for a missing file, ValueError that names what is refused.
+    """
+    content = pathlib.Path(path).read_bytes()
+    stream = io.BytesIO(content)
+    machine = _Machine(len(content))
+    asked: dict[str, Any] = {
+        "collections.OrderedDict": lambda machine: {},
+        # a tensor's description: its storage is further on in the file
+        "torch._utils._rebuild_tensor_v2": lambda machine, *described: described,
+    }
+    asked |= STORAGES
+    try:
+        parts: list[Any] = [machine.run(stream, asked) for _ in range(5)]
+        magic, version, system, state, keys = parts
+        if (magic, version) != MAGIC or system.get("little_endian") is not True:
+            raise ValueError("not a file of torch's old format, little-endian")
+        kinds = {d[0][2]: STORAGES[d[0][1].name] for d in state.values()}
+        storages = {key: machine.numbers(stream, kinds[key]) for key in keys}
+        return {
+            name: _tensor(machine, storages[described[0][2]], *described[1:])
+            for name, described in state.items()
+        }
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: refused: {str(error)[:300]}") from error
 
 
 def read_pickle(path: str | os.PathLike) -> object:

@@ -71,6 +71,7 @@ def make(
     seed: int = 0,
     batch: int = 128,
     labels: int = 0,
+    no_class: float = 0.0,
     resume: bool = False,
     device: str = "cpu",
     precision: str = "fp32",
@@ -84,7 +85,8 @@ def make(
     `sampler` follows `denoiser` on `device`; with `guesses` what the denoiser says at
     every kept point is stored beside it, at twice the disk and no further evaluation.
     shape of one x; `times` points kept of the steps + 1; `seed` is the noises';
-    `labels` > 0 draws a class for each path; `share` = (rank, world) makes only every
+    `labels` > 0 draws a class for each path, and `no_class` is the share of them that
+    get none (-1); `share` = (rank, world) makes only every
     world-th shard. With `resume`, whole shards are left alone, and "auto" means the
     precision that they were made in. What is there already is looked at when this is
     called, before the iterator moves: processes that share the work can wait for one
@@ -94,6 +96,8 @@ def make(
     """
     if n < 1 or batch < 1:
         raise ValueError(f"n = {n} paths, {batch} at once: at least 1 of each")
+    if not 0 <= no_class <= 1:
+        raise ValueError(f"no_class = {no_class}: a share, 0 to 1")
     out = pathlib.Path(out)
     sigmas = noise_of(denoiser).sigmas(steps)
     keep = kept_levels(steps, times)
@@ -113,6 +117,7 @@ def make(
         "precision": precision,
         "teacher": fingerprint(denoiser),
         "guesses": guesses,
+        "no_class": no_class,
     }
     whole = _existing(out, header, n, resume)
 
@@ -133,10 +138,7 @@ def make(
                 yield done
                 continue
             noise = noise_for(seed, shard, count, shape)
-            rng = rng_at(seed, shard, 1)
-            classes = (
-                torch.randint(0, labels, (count,), generator=rng) if labels else None
-            )
+            classes = _classes(rng_at(seed, shard, 1), count, labels, no_class)
             parts = []
             for i in range(0, count, batch):
                 parts.append(
@@ -156,6 +158,17 @@ def make(
             )
 
     return shards()
+
+
+def _classes(
+    rng: torch.Generator, count: int, labels: int, no_class: float
+) -> Tensor | None:
+    """A class for each of `count` paths, -1 for none; None where there are none."""
+    if not labels:
+        return None
+    classes = torch.randint(0, labels, (count,), generator=rng)
+    without = torch.rand(count, generator=rng) < no_class
+    return torch.where(without, -1, classes)
 
 
 def _kept(path: Path, keep: list[int], guesses: bool) -> dict[str, Tensor]:

