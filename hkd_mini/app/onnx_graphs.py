@@ -53,10 +53,14 @@ class Lift(nn.Module):
         states = self.encoder(scaled, self.embedding(sigma.log() / 4))
         if self.generators is None:
             return tuple(states)
-        dt = self.clock.time(sigma) - self.clock.T
-        parts = (cast(KoopmanGenerator, part) for part in self.generators)
+        t = self.clock.time(sigma).reshape(1, 1, 1, 1)
         one = torch.ones(1, 1, 1)
-        return tuple(moved(A, z, dt, one) for A, z in zip(parts, states, strict=True))
+        found = []
+        for part, z in zip(self.generators, states, strict=True):
+            A = cast(KoopmanGenerator, part)
+            dt = torch.where(A.alpha >= 0, t - self.clock.T, t - self.clock.eps)
+            found.append(moved(A, z, dt, one))
+        return tuple(found)
 
 
 class Told(nn.Module):

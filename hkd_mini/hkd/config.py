@@ -28,8 +28,9 @@ class HKDConfig:
     """sigma tells the encoder the noise level, as the paper does; none lets it see x
     alone, so that states are observables in Koopman's sense."""
     anchored: bool = False
-    """Whether the encoder names where the path began and A brings that to t: z_t =
-    e^{A (t - T)} zeta(x_t, t). What is learned is then the same all along a path."""
+    """Whether the encoder names each pair where it is largest on the way, at T or at
+    eps, and A brings it from there to t. What is learned is then the same all along a
+    path."""
     spatial: str = "local"
     """local (A at every location) or shared."""
     koopman: bool = True
@@ -42,8 +43,8 @@ class HKDConfig:
     pairs: int = 48
     """Pairs of channels of each state with the linear read-out of pictures."""
     rates: float = 0.0
-    """Growth rates at first, spread over the pairs from 0 to this over the way from
-    picture to noise; the paper's start at 0."""
+    """Growth rates at first, spread over the pairs from minus this to this over the way
+    from picture to noise; the paper's start at 0."""
 
     def __post_init__(self):
         allowed = {

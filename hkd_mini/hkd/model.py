@@ -11,7 +11,7 @@ Source: HKD eq 2, HKD eq 3, HKD eq 5, HKD algorithm 2 (arXiv 2510.12220).
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -108,7 +108,7 @@ class HKD(nn.Module, Saved):
         weights = denoiser.net.state_dict()
         if isinstance(model.encoder, WholeEncoder):
             weights = model.encoder.names(weights)
-        # all but the generators, which start at 0, and the linear read-out
+        # all but the generators and the linear read-out, which are new
         model.load_state_dict(weights, strict=False)
         return model.eval()
 
@@ -168,7 +168,11 @@ class HKD(nn.Module, Saved):
         c_noise = (level.flatten().log() / 4).expand(len(x_t))
         told = self.embedding(c_noise, one_hot(labels, self.config.network.labels))
         states = self.encoder(x_t / total, told)
-        return self.evolve(states, self.clock.T, t) if self.config.anchored else states
+        if not self.config.anchored:
+            return states
+        ends = (self.clock.eps, self.clock.T)
+        parts = (cast(KoopmanGenerator, part) for part in self.generators)
+        return [A.from_anchor(z, t, ends) for A, z in zip(parts, states, strict=True)]
 
     def evolve(
         self,
@@ -204,13 +208,8 @@ class HKD(nn.Module, Saved):
         batch = len(states[-1])
         device = states[-1].device
         c_noise = torch.full((batch,), self.noise.sigma_min, device=device).log() / 4
-        return (
-            self.noise.sigma_data
-            * self.decoder(
-                states,
-                self.embedding(c_noise, one_hot(labels, self.config.network.labels)),
-            ).float()
-        )
+        told = self.embedding(c_noise, one_hot(labels, self.config.network.labels))
+        return self.noise.sigma_data * self.decoder(states, told).float()
 
     @torch.no_grad()
     def sample(

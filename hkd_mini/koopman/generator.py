@@ -30,7 +30,7 @@ class KoopmanGenerator(nn.Module):
     second; p and q of a pair are likewise channels k and k + d/2 of the state.
     `spatial="shared"` keeps one set of blocks for all locations, (d, 1, 1). A starts at
     zero, where evolution is the identity, or with growth rates spread evenly over the
-    pairs from 0 to `rates`. Rates are per unit of the model's clock.
+    pairs from -`rates` to `rates`. Rates are per unit of the model's clock.
     Raises ValueError for an odd d or an unknown `spatial`.
     Source: HKD eq 3, HKD eq 4, HKD appendix D.4.
     """
@@ -60,7 +60,7 @@ class KoopmanGenerator(nn.Module):
             torch.zeros((d, h, w) if spatial == "local" else (d, 1, 1))
         )
         with torch.no_grad():
-            self.alpha.add_(torch.linspace(0, rates, d // 2)[:, None, None])
+            self.alpha.add_(torch.linspace(-rates, rates, d // 2)[:, None, None])
 
     @property
     def alpha(self) -> Float[Tensor, "pairs h w"]:
@@ -77,15 +77,15 @@ class KoopmanGenerator(nn.Module):
     def forward(
         self,
         z: Float[Tensor, "batch d h w"],
-        dt: float | Float[Tensor, "#batch"],
+        dt: float | Float[Tensor, "#batch"] | Float[Tensor, "#batch #pairs #h #w"],
         mask: Shaped[Tensor, "..."] | None = None,
         out: Float[Tensor, "batch d h w"] | None = None,
     ) -> Float[Tensor, "batch d h w"]:
         """Move states by dt: e^{A dt} z, exact for any dt, negative too.
 
-        `dt` is one number, or one per sample. `mask` (d/2, h, w), if given, multiplies
-        the evolved pairs. `out`, without gradients, takes the result: fetching new
-        memory costs more than the product. Computed in A's precision, float32 at least;
+        `dt` is one number, one per sample, or one per sample and pair. `mask` (d/2, h,
+        w), if given, multiplies the evolved pairs. `out`, without gradients, takes the
+        result: fetching new memory costs more than the product. Computed in A's precision, float32 at least;
         returned in z's. Raises ValueError if z does not have this generator's channels
         and locations, or `out` is z itself.
         Source: HKD eq 3, HKD eq 4.
@@ -110,12 +110,30 @@ class KoopmanGenerator(nn.Module):
         torch.mul(q, c, out=q_out).addcmul_(p, s, value=-1)
         return out
 
+    def from_anchor(
+        self,
+        zeta: Float[Tensor, "batch d h w"],
+        t: float | Float[Tensor, "#batch"],
+        ends: tuple[float, float],
+    ) -> Float[Tensor, "batch d h w"]:
+        """States at time t of pairs that are named at one of two times, eps and T of
+        `ends`, where they are largest: e^{A (t - T)} zeta for a growth rate alpha >= 0,
+        e^{A (t - eps)} zeta for the others. No factor exceeds 1 between the two.
+        """
+        eps, T = ends
+        at = torch.as_tensor(t, dtype=torch.float32, device=zeta.device)
+        at = at.reshape(-1, 1, 1, 1)
+        alpha, _ = self._rates()
+        return self(zeta, torch.where(alpha >= 0, at - T, at - eps))
+
     def _turn(self, dt: float | Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """e^{alpha dt} cos(beta dt) and e^{alpha dt} sin(beta dt), times the mask:
         (d/2, h, w), or with the batch before.
         """
         alpha, beta = self._rates()
-        dt = dt.to(alpha).view(-1, 1, 1, 1) if isinstance(dt, Tensor) else dt
+        if isinstance(dt, Tensor):
+            dt = dt.to(alpha)
+            dt = dt if dt.ndim == 4 else dt.view(-1, 1, 1, 1)
         growth = (alpha * dt).exp()
         angle = beta * dt
         c = growth * angle.cos()

@@ -310,7 +310,7 @@ def test_rates_are_spread_over_the_pairs_in_every_clock():
         for generator in model.generators:
             alpha = generator.alpha * (model.clock.T - model.clock.eps)
             assert (
-                torch.allclose(alpha[:, 0, 0], torch.linspace(0, 3, 6), atol=1e-5)
+                torch.allclose(alpha[:, 0, 0], torch.linspace(-3, 3, 6), atol=1e-5)
                 and not generator.beta.any()
             )
     assert not any(g.A.any() for g in linear_model(koopman=False).generators)
@@ -338,24 +338,31 @@ def test_a_sample_costs_what_it_did():
     assert counts[1] < 1.05 * counts[0]
 
 
-def test_an_anchored_encoder_names_the_start():
+def test_an_anchored_encoder_names_each_pair_where_it_is_largest():
     free = linear_model().eval()
     anchored = linear_model(anchored=True).eval()
     anchored.load_state_dict(free.state_dict())
     T = free.clock.T
+    eps = free.clock.eps
     x = torch.randn(3, *SMALL.shape)
     t = torch.tensor([0.2, 0.7, T])
     with torch.no_grad():
-        start = free.encode(x, t)
+        named = free.encode(x, t)
         found = anchored.encode(x, t)
+        for zeta, z, generator in zip(named, found, anchored.generators):
+            assert (z.abs() <= zeta.abs() + 1e-6).all()  # no factor above 1
+            falls = (generator.alpha[:, 0, 0] >= 0).repeat(2)
+            assert falls.any() and not falls.all()
+            for kind, anchor in ((falls, T), (~falls, eps)):
+                moved = generator(zeta, t - anchor)
+                assert torch.allclose(z[:, kind], moved[:, kind], rtol=1e-4, atol=1e-6)
+        # and wherever it was encoded, what evolves is the same
         for u in (0.1, 0.9):
-            # whatever t was, the states of the start are what evolves
-            pairs = zip(anchored.evolve(found, t, u), free.evolve(start, T, u))
-            assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in pairs)
-        assert not torch.allclose(found[0][0], start[0][0])
-        both = [m.sample(x) for m in (free, anchored)]
-    assert torch.equal(found[0][2], start[0][2])  # at T it is where it was
-    assert torch.equal(*both)
+            for a, zeta, g in zip(
+                anchored.evolve(found, t, u), named, anchored.generators
+            ):
+                wish = g.from_anchor(zeta, u, (eps, T))
+                assert torch.allclose(a, wish, rtol=1e-3, atol=1e-5)
 
 
 def test_an_anchor_needs_the_time():
