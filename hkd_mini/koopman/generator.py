@@ -85,9 +85,9 @@ class KoopmanGenerator(nn.Module):
 
         `dt` is one number, one per sample, or one per sample and pair. `mask` (d/2, h,
         w), if given, multiplies the evolved pairs. `out`, without gradients, takes the
-        result: fetching new memory costs more than the product. Computed in A's precision, float32 at least;
-        returned in z's. Raises ValueError if z does not have this generator's channels
-        and locations, or `out` is z itself.
+        result: fetching new memory costs more than the product. Computed in A's
+        precision, float32 at least; returned in z's. Raises ValueError if z does not
+        have this generator's channels and locations, or `out` is z itself.
         Source: HKD eq 3, HKD eq 4.
         """
         self._check(z, out)
