@@ -11,9 +11,11 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from ..diffusion.schedule import Denoise
 from ..diffusion.teacher import Denoiser
 from ..engine.data import Images
 from ..hkd.distil import train
+from ..hkd.make_paths import of_teacher
 from ..hkd.model import HKD
 from ..hkd.paths import Paths, Trajectories
 from ..hkd.recipes import RECIPES
@@ -38,7 +40,8 @@ def distill(
 
     Args:
         preset: the teacher's preset.
-        teacher: bundled name or folder; of module:function the paths alone are used.
+        teacher: bundled name or folder, whose paths they are, guided or not; of
+            module:function the paths alone are used.
         trajectories: folder made by `hkd-mini trajectories`.
         out: folder for weights, checkpoint and log.
         resume: go on from the checkpoint in --out.
@@ -55,7 +58,7 @@ def distill(
     model = (
         HKD.from_teacher(source, wish) if isinstance(source, Denoiser) else HKD(wish)
     )
-    paths = paths_for(trajectories, model.config.network.shape)
+    paths = paths_for(trajectories, model.config.network.shape, source)
     # training draws the same numbers whichever way the model was made
     torch.manual_seed(config.seed)
     steps = train(model, paths, config, objective, out=out, resume=resume)
@@ -95,7 +98,7 @@ def onestep(
     if chosen.data == "pairs":
         if trajectories is None:
             raise ValueError(f"{method} learns from pairs: give --trajectories")
-        learned: Paths | Images | Tensor = paths_for(trajectories, shape)
+        learned: Paths | Images | Tensor = paths_for(trajectories, shape, source)
     else:
         if data is None:
             raise ValueError(f"{method} learns from images: give --data")
@@ -111,11 +114,13 @@ def onestep(
     finish(student, steps, config, out)
 
 
-def paths_for(folder: str, shape: tuple[int, ...]) -> Trajectories:
-    """The paths in a folder, or a ValueError when they have another shape."""
+def paths_for(folder: str, shape: tuple[int, ...], teacher: Denoise) -> Trajectories:
+    """The paths in a folder, or a ValueError when they have another shape or are of
+    another teacher, guided or not.
+    """
     paths = Trajectories(folder)
     if paths.shape != tuple(shape):
         raise ValueError(
             f"{folder}: paths of shape {paths.shape}, the preset wants {tuple(shape)}"
         )
-    return paths
+    return of_teacher(paths, teacher)

@@ -18,12 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..diffusion.guidance import Guided
 from ..diffusion.samplers import Path, heun
 from ..diffusion.schedule import Denoise, noise_of
 from ..engine.data import rng_at
 from ..engine.files import write_tensors
 from ..engine.precision import choose, computing
-from .paths import ANY_SHARD, NAME, header_of
+from .paths import ANY_SHARD, NAME, Trajectories, header_of
 
 
 def kept_levels(n: int, times: int) -> list[int]:
@@ -58,6 +59,28 @@ def fingerprint(denoiser: Denoise) -> str:
     ):
         digest.update(value.detach().cpu().float().contiguous().numpy())
     return digest.hexdigest() if isinstance(denoiser, nn.Module) else ""
+
+
+def unguided(denoiser: Denoise) -> Denoise:
+    """The teacher itself where `denoiser` guides one, else `denoiser`."""
+    return unguided(denoiser.denoiser) if isinstance(denoiser, Guided) else denoiser
+
+
+def of_teacher(paths: Trajectories, teacher: Denoise) -> Trajectories:
+    """`paths`, or a ValueError when their header says that another teacher than
+    `teacher` made them. What it guided made is its own.
+
+    Paths of a plain function, or older than this note, say nothing, and pass.
+    """
+    mine = fingerprint(teacher)
+    whose = {paths.teacher, paths.unguided} - {""}
+    if whose and mine not in whose:
+        raise ValueError(
+            f"{paths.folder}: paths of another teacher: the SHA-256 of its weights is "
+            f"{paths.teacher[:12]}, of this one's {mine[:12] or 'unknown'}; give the "
+            "one that made them, or make them again with this one"
+        )
+    return paths
 
 
 def make(
@@ -120,6 +143,8 @@ def make(
         "no_class": no_class,
     }
     whole = _existing(out, header, n, resume)
+    if isinstance(denoiser, Guided):  # no part of what shards must agree in: older lack
+        header["unguided"] = fingerprint(unguided(denoiser))
 
     def integrate(noise: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
         x_T = (noise * sigmas[0]).half().float().to(device)

@@ -51,6 +51,8 @@ def toy(tmp_path):
     torch.manual_seed(0)
     teacher = Denoiser(MLPConfig()).eval()
     teacher.save_pretrained(tmp_path / "teacher")
+    # in half precision, as it was saved
+    teacher = Denoiser.from_folder(tmp_path / "teacher")
     HKD(HKDConfig(MLPConfig())).save_pretrained(tmp_path / "hkd")
     Classifier(ClassifierConfig((8, 8, 16))).save_pretrained(tmp_path / "features")
     list(make(teacher, (2,), 20, tmp_path / "paths", times=3, steps=3))
@@ -252,6 +254,32 @@ def test_shapes_that_do_not_fit(capsys, toy):
         capsys, "trajectories", "--teacher", toy / "hkd", "--n", 3, "--out", toy / "out"
     )
     assert f"{toy / 'hkd'} is a HKD, wanted a Denoiser" in line
+
+
+def test_paths_of_another_teacher(capsys, toy):
+    """A student starts from the weights of its teacher: they must be whose paths it
+    learns.
+    """
+    torch.manual_seed(1)
+    Denoiser(MLPConfig()).save_pretrained(toy / "other")
+    paths = ["--trajectories", toy / "paths", "--out", toy / "out"]
+    for command in (["distill", "--preset", "toy2d"], ["onestep", "--method", "KD"]):
+        line = refused(capsys, *command, "--teacher", toy / "other", *paths)
+        assert f"{toy / 'paths'}: paths of another teacher" in line
+    assert not (toy / "out").exists()
+    line = refused(
+        capsys,
+        "distill",
+        "--preset",
+        "cifar10-tiny",
+        "--teacher",
+        "teacher-cifar10-tiny",
+        "--trajectories",
+        ROOT / "data" / "trajectories-cifar10",
+        "--out",
+        toy / "out",
+    )
+    assert "paths of another teacher" in line
 
 
 def test_numbers_that_do_not_do(capsys, toy):
