@@ -21,7 +21,7 @@ from ..hkd.paths import Paths, Trajectories
 from ..hkd.recipes import RECIPES
 from ..onestep.methods import METHODS, distil
 from .flags import AS_IT_IS, AS_THE_PRESET, AS_THE_RECIPE, Asked, Shape, Training
-from .logs import finish
+from .logs import claim, finish
 from .zoo import load_as, load_teacher, open_data
 from .zoo import preset as known
 
@@ -46,6 +46,7 @@ def distill(
         out: folder for weights, checkpoint and log.
         resume: go on from the checkpoint in --out.
     """
+    claim(out, resume)
     source = load_teacher(teacher)
     wish = shape.apply(known(preset))
     noise = getattr(source, "noise", wish.network.noise)
@@ -103,6 +104,7 @@ def onestep(
         if data is None:
             raise ValueError(f"{method} learns from images: give --data")
         learned = open_data(data, shape)
+    claim(out, resume)
     config = recipe.apply(
         RECIPES["toy2d" if len(shape) == 1 else "cifar10-mini"].distill
     )

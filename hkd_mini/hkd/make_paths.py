@@ -23,7 +23,7 @@ from ..diffusion.samplers import Path, heun
 from ..diffusion.schedule import Denoise, noise_of
 from ..engine.data import rng_at
 from ..engine.files import write_tensors
-from ..engine.precision import choose, computing
+from ..engine.precision import choose, computing, log
 from .paths import ANY_SHARD, NAME, Trajectories, header_of
 
 
@@ -121,6 +121,8 @@ def make(
         raise ValueError(f"n = {n} paths, {batch} at once: at least 1 of each")
     if not 0 <= no_class <= 1:
         raise ValueError(f"no_class = {no_class}: a share, 0 to 1")
+    if str(out) == "":
+        raise ValueError("out = '': wanted a folder")
     out = pathlib.Path(out)
     sigmas = noise_of(denoiser).sigmas(steps)
     keep = kept_levels(steps, times)
@@ -214,6 +216,8 @@ def _existing(out: pathlib.Path, header: dict, n: int, resume: bool) -> set[int]
     """
     paths = sorted(out.glob(ANY_SHARD))
     whole = set()
+    if resume and not paths:
+        log.info("%s: no shards to resume, starting anew", out)
     if paths and not resume:
         raise FileExistsError(
             f"{out} already holds {len(paths)} shards: --resume to continue, or "

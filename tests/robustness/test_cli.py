@@ -12,9 +12,13 @@ import pytest
 import torch
 from commands import ends
 
+from hkd_mini import load
 from hkd_mini.app import cli
 from hkd_mini.diffusion.networks import MLPConfig
 from hkd_mini.diffusion.teacher import Denoiser
+from hkd_mini.engine.checkpoint import CHECKPOINT
+from hkd_mini.engine.config import TrainConfig
+from hkd_mini.engine.run import Run
 from hkd_mini.hkd.config import PRESETS, HKDConfig
 from hkd_mini.hkd.make_paths import make
 from hkd_mini.hkd.model import HKD
@@ -280,6 +284,69 @@ def test_paths_of_another_teacher(capsys, toy):
         toy / "out",
     )
     assert "paths of another teacher" in line
+
+
+def test_what_is_there_is_not_written_over(capsys, toy):
+    """Neither by a second run without --resume, nor by a first one into the folder of
+    a model.
+    """
+    out = toy / "out"
+    few = ["--images", 64, "--batch", 32, "--out"]
+    train = ["teacher", "--preset", "toy2d", "--data", "spiral", *few]
+    distil = ["distill", "--preset", "toy2d", "--teacher", toy / "teacher"]
+    distil += ["--trajectories", toy / "paths", *few]
+    step = ["onestep", "--method", "CD", "--teacher", toy / "teacher"]
+    step += ["--data", "spiral", *few]
+    assert ends(capsys, *train, out)[0] == 0
+    before = {path.name: path.read_bytes() for path in out.glob("*.safetensors")}
+    for command in (train, distil, step):
+        line = refused(capsys, *command, out)
+        assert f"{out / CHECKPOINT} is there already: --resume to go on, or" in line
+        for extra in ([], ["--resume"]):
+            line = refused(capsys, *command, toy / "teacher", *extra)
+            assert "model.safetensors is there already: use another folder" in line
+    assert "is there already" in refused(
+        capsys, "features", "--data", toy, "--out", out
+    )
+    assert before == {p.name: p.read_bytes() for p in out.glob("*.safetensors")}
+
+
+def test_nothing_to_resume_is_said(capsys, toy, caplog):
+    caplog.set_level("INFO", logger="hkd_mini")
+    few = ["--images", 64, "--batch", 32, "--resume", "--out"]
+    train = ["teacher", "--preset", "toy2d", "--data", "spiral", *few, toy / "out"]
+    new = f"{toy / 'out'}: no checkpoint to resume, starting anew"
+    assert ends(capsys, *train)[0] == 0 and caplog.messages.count(new) == 1
+    assert ends(capsys, *train)[0] == 0 and caplog.messages.count(new) == 1
+    paths = ["trajectories", "--teacher", toy / "teacher", "--n", 3, "--resume"]
+    new = f"{toy / 'p'}: no shards to resume, starting anew"
+    for _ in range(2):
+        assert ends(capsys, *paths, "--out", toy / "p")[0] == 0
+        assert caplog.messages.count(new) == 1
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_empty_words_are_refused(capsys, toy, monkeypatch, empty):
+    """`--out "$UNSET"` is no wish for the current folder."""
+    monkeypatch.chdir(toy)
+    train = ["teacher", "--preset", "toy2d", "--data", "spiral"]
+    for flag in ("--out", "--from"):
+        rest = [] if flag == "--out" else ["--out", toy / "out"]
+        assert f"{flag} is empty" in refused(capsys, *train, *rest, flag, empty)
+        assert f"{flag} is empty" in refused(capsys, *train, *rest, f"{flag}={empty}")
+    for flag in ("--weights", "--samples", "--weaker", "--features", "--data"):
+        assert f"{flag} is empty" in refused(capsys, "evaluate", flag, empty)
+    assert "--root is empty" in refused(capsys, "data", "cifar10", "--root", empty)
+    assert not (toy / "model.safetensors").exists() and not (toy / "out").exists()
+
+
+def test_empty_names_are_refused_from_python():
+    with pytest.raises(ValueError, match="name = ''"):
+        load("")
+    with pytest.raises(ValueError, match="out = '': wanted a folder"):
+        make(lambda x, sigma, labels: x, (2,), 2, "")
+    with pytest.raises(ValueError, match="out = '': wanted a folder"):
+        Run(Denoiser(MLPConfig()), lambda: None, TrainConfig(), "")
 
 
 def test_numbers_that_do_not_do(capsys, toy):
