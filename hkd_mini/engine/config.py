@@ -8,6 +8,7 @@ Source: Adam (Kingma & Ba 2015); EMA by half-life in images, EDM appendix F.2.
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .data import checked_seed
 from .precision import checked
 
 
@@ -49,6 +50,7 @@ class TrainConfig:
     def __post_init__(self):
         at_least(self, images=1, batch=1, checkpoint=1)
         checked(self.precision)
+        object.__setattr__(self, "seed", checked_seed(self.seed))  # numpy's is no JSON
 
     @property
     def steps(self) -> int:

@@ -7,9 +7,11 @@ gives the random numbers of one place in a run, and that is all that a training 
 know to resume inside an epoch. CIFAR-10 itself: `cifar10`.
 """
 
+import math
 from functools import lru_cache
+from operator import index
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -143,6 +145,31 @@ def to_uint8(x: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
     return (x.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
+def checked_seed(seed: Any) -> int:
+    """`seed` as a plain integer, numpy's too. Raises ValueError outside [0, 2^32):
+    torch's generators on the CPU keep 32 bits, so 2^32 would be 0 again.
+    """
+    try:
+        value = index(seed)
+    except TypeError:
+        value = -1
+    if isinstance(seed, bool) or not 0 <= value < 2**32:
+        raise ValueError(f"seed = {seed!r}: wanted an integer, 0 <= seed < 2^32")
+    return value
+
+
+def unit_noise(n: int, shape: tuple[int, ...], seed: int) -> Float[Tensor, "n ..."]:
+    """n unit noises of `shape`, of which the first k are those of n = k: a function of
+    (seed, k).
+
+    torch fills a tensor in blocks of 16 numbers, and draws an unfinished last block
+    again. So whole blocks are drawn, and those of the last that are too many dropped.
+    """
+    whole = 16 // math.gcd(16, math.prod(shape))
+    rng = torch.Generator().manual_seed(checked_seed(seed))
+    return torch.randn(-(-n // whole) * whole, *shape, generator=rng)[:n]
+
+
 def batch_indices(n: int, batch: int, seed: int, step: int) -> Int64[Tensor, " batch"]:
     """Indices in 0..n-1 of global batch `step` = 0, 1, ...: a stretch of one endless
     shuffled list.
@@ -150,10 +177,10 @@ def batch_indices(n: int, batch: int, seed: int, step: int) -> Int64[Tensor, " b
     The list is one permutation of range(n) per epoch, drawn from (seed, epoch); batches
     run across epochs.
     """
-    if n < 1 or batch < 1 or seed < 0 or step < 0:
+    seed = checked_seed(seed)
+    if n < 1 or batch < 1 or step < 0:
         raise ValueError(
-            f"got {n=}, {batch=}, {seed=}, {step=}; wanted n, batch >= 1 and seed, "
-            "step >= 0"
+            f"got {n=}, {batch=}, {step=}; wanted n, batch >= 1 and step >= 0"
         )
     start = step * batch
     end = (step + 1) * batch
@@ -172,7 +199,9 @@ def rng_at(seed: int, *where: int) -> torch.Generator:
     """The random numbers of one place in a run (a step, a shard): a function of (seed,
     *where) and nothing else.
     """
-    state = np.random.SeedSequence([seed, *where]).generate_state(1, np.uint64)
+    state = np.random.SeedSequence([checked_seed(seed), *where]).generate_state(
+        1, np.uint64
+    )
     return torch.Generator().manual_seed(int(state[0] >> 1))
 
 

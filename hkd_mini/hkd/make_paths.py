@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..diffusion.guidance import Guided
 from ..diffusion.samplers import Path, heun
 from ..diffusion.schedule import Denoise, noise_of
-from ..engine.data import rng_at
+from ..engine.data import checked_seed, rng_at
 from ..engine.files import write_tensors
 from ..engine.precision import choose, computing, log
 from .paths import ANY_SHARD, NAME, Trajectories, header_of
@@ -123,6 +123,7 @@ def make(
         raise ValueError(f"no_class = {no_class}: a share, 0 to 1")
     if str(out) == "":
         raise ValueError("out = '': wanted a folder")
+    seed = checked_seed(seed)
     out = pathlib.Path(out)
     sigmas = noise_of(denoiser).sigmas(steps)
     keep = kept_levels(steps, times)
