@@ -159,15 +159,21 @@ def checked_seed(seed: Any) -> int:
 
 
 def unit_noise(n: int, shape: tuple[int, ...], seed: int) -> Float[Tensor, "n ..."]:
-    """n unit noises of `shape`, of which the first k are those of n = k: a function of
-    (seed, k).
+    """n unit noises of `shape`, the k-th a function of (seed, k)."""
+    rng = torch.Generator().manual_seed(checked_seed(seed))
+    return in_whole_blocks(n, shape, rng)
+
+
+def in_whole_blocks(
+    n: int, shape: tuple[int, ...], generator: torch.Generator
+) -> Float[Tensor, "n ..."]:
+    """n unit noises of `shape` by `generator`, of which the first k are those of n = k.
 
     torch fills a tensor in blocks of 16 numbers, and draws an unfinished last block
-    again. So whole blocks are drawn, and those of the last that are too many dropped.
+    again. So whole blocks are drawn, and what of the last is too much is dropped.
     """
     whole = 16 // math.gcd(16, math.prod(shape))
-    rng = torch.Generator().manual_seed(checked_seed(seed))
-    return torch.randn(-(-n // whole) * whole, *shape, generator=rng)[:n]
+    return torch.randn(-(-n // whole) * whole, *shape, generator=generator)[:n]
 
 
 def batch_indices(n: int, batch: int, seed: int, step: int) -> Int64[Tensor, " batch"]:

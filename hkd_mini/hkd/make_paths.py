@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..diffusion.guidance import Guided
 from ..diffusion.samplers import Path, heun
 from ..diffusion.schedule import Denoise, noise_of
-from ..engine.data import checked_seed, rng_at
+from ..engine.data import checked_seed, in_whole_blocks, rng_at
 from ..engine.files import write_tensors
 from ..engine.precision import choose, computing, log
 from .paths import ANY_SHARD, NAME, Trajectories, header_of
@@ -43,10 +43,10 @@ def kept_levels(n: int, times: int) -> list[int]:
 def noise_for(
     seed: int, shard: int, count: int, shape: tuple[int, ...]
 ) -> Float[Tensor, "count ..."]:
-    """Unit noise of one shard (count, *shape), already rounded to half precision: a
-    function of (seed, shard).
+    """Unit noise of one shard (count, *shape), already rounded to half precision: row k
+    is a function of (seed, shard, k).
     """
-    return torch.randn(count, *shape, generator=rng_at(seed, shard, 0)).half().float()
+    return in_whole_blocks(count, shape, rng_at(seed, shard, 0)).half().float()
 
 
 def fingerprint(denoiser: Denoise) -> str:
@@ -191,12 +191,14 @@ def make(
 def _classes(
     rng: torch.Generator, count: int, labels: int, no_class: float
 ) -> Tensor | None:
-    """A class for each of `count` paths, -1 for none; None where there are none."""
+    """A class for each of `count` paths, -1 for none; None where there are none. Those
+    of a whole shard are drawn, so that a path's does not hang on how many there are.
+    """
     if not labels:
         return None
-    classes = torch.randint(0, labels, (count,), generator=rng)
-    without = torch.rand(count, generator=rng) < no_class
-    return torch.where(without, -1, classes)
+    classes = torch.randint(0, labels, (SHARD,), generator=rng)
+    without = torch.rand(SHARD, generator=rng) < no_class
+    return torch.where(without, -1, classes)[:count]
 
 
 def _kept(path: Path, keep: list[int], guesses: bool) -> dict[str, Tensor]:
