@@ -99,11 +99,11 @@ def teacher(
             "give --preset and --data; only --from FILE.pkl goes without both, which "
             "converts that file"
         )
-    claim(out, resume)
     network = known(preset).network
     network = dataclasses.replace(network, noise=levels.apply(network.noise))
     config = recipe.apply(RECIPES[preset].teacher)
     images = open_data(data, network.shape)
+    claim(out, resume)
     torch.manual_seed(config.seed)
     first = None
     if pickled:

@@ -117,12 +117,7 @@ def make(
     ValueError when they are of another run, for n or batch below 1, or for a sampler
     that gives no guesses when they are asked for.
     """
-    if n < 1 or batch < 1:
-        raise ValueError(f"n = {n} paths, {batch} at once: at least 1 of each")
-    if not 0 <= no_class <= 1:
-        raise ValueError(f"no_class = {no_class}: a share, 0 to 1")
-    if str(out) == "":
-        raise ValueError("out = '': wanted a folder")
+    _check(n, batch, no_class, out)
     seed = checked_seed(seed)
     out = pathlib.Path(out)
     sigmas = noise_of(denoiser).sigmas(steps)
@@ -186,6 +181,15 @@ def make(
             )
 
     return shards()
+
+
+def _check(n: int, batch: int, no_class: float, out: str | os.PathLike) -> None:
+    if n < 1 or batch < 1:
+        raise ValueError(f"n = {n} paths, {batch} at once: at least 1 of each")
+    if not 0 <= no_class <= 1:
+        raise ValueError(f"no_class = {no_class}: a share, 0 to 1")
+    if str(out) == "":
+        raise ValueError("out = '': wanted a folder")
 
 
 def _classes(
