@@ -149,6 +149,7 @@ def main(args: list[str] | None = None) -> None:
     logging.basicConfig(format="hkd-mini: %(message)s")
     log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     try:
+        _no_empty(sys.argv[1:] if args is None else args)
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="hkd-mini", description=__doc__.split("\n\n")[1], args=args
         )
@@ -156,6 +157,18 @@ def main(args: list[str] | None = None) -> None:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"hkd-mini: {message}", file=sys.stderr)
         sys.exit(2)
+
+
+def _no_empty(args: list[str]) -> None:
+    """An empty word is a variable that a script did not set, and Path("") is the
+    current folder.
+    """
+    for before, word in zip(["", *args], args, strict=False):
+        flag, equals, value = word.partition("=")
+        if not word.strip() or (equals and flag.startswith("--") and not value.strip()):
+            raise ValueError(
+                f"{flag.strip() or before} is empty: say what, or leave it out"
+            )
 
 
 if __name__ == "__main__":

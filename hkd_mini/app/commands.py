@@ -27,7 +27,7 @@ from .flags import (
     Levels,
     Training,
 )
-from .logs import finish
+from .logs import claim, finish
 from .machine import device, on_device, processes
 from .zoo import load_as, load_teacher, open_data
 from .zoo import preset as known
@@ -55,6 +55,7 @@ def features(
         out: folder for weights, checkpoint and log.
         resume: go on from the checkpoint in --out.
     """
+    claim(out, resume)
     config = recipe.apply(CLASSIFIER_RECIPE)
     images = cifar10.load_cifar10("train", data)
     torch.manual_seed(config.seed)
@@ -91,6 +92,7 @@ def teacher(
     """
     pickled = start if start is not None and start.endswith(".pkl") else None
     if pickled and preset is None and data is None:
+        claim(out, resume=False)
         return print(released.convert(pickled, out))
     if preset is None or data is None:
         raise ValueError(
@@ -101,11 +103,12 @@ def teacher(
     network = dataclasses.replace(network, noise=levels.apply(network.noise))
     config = recipe.apply(RECIPES[preset].teacher)
     images = open_data(data, network.shape)
+    claim(out, resume)
     torch.manual_seed(config.seed)
     first = None
     if pickled:
         first = released.edm_teacher(pickled, record=out)
-    elif start:
+    elif start is not None:
         first = load_as(start, Denoiser)
     model = first.widened(network) if first else Denoiser(network)
     keep = {"out": out, "resume": resume}

@@ -11,15 +11,17 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from ..diffusion.schedule import Denoise
 from ..diffusion.teacher import Denoiser
 from ..engine.data import Images
 from ..hkd.distil import train
+from ..hkd.make_paths import of_teacher
 from ..hkd.model import HKD
 from ..hkd.paths import Paths, Trajectories
 from ..hkd.recipes import RECIPES
 from ..onestep.methods import METHODS, distil
 from .flags import AS_IT_IS, AS_THE_PRESET, AS_THE_RECIPE, Asked, Shape, Training
-from .logs import finish
+from .logs import claim, finish
 from .zoo import load_as, load_teacher, open_data
 from .zoo import preset as known
 
@@ -38,11 +40,13 @@ def distill(
 
     Args:
         preset: the teacher's preset.
-        teacher: bundled name or folder; of module:function the paths alone are used.
+        teacher: bundled name or folder, whose paths they are, guided or not; of
+            module:function the paths alone are used.
         trajectories: folder made by `hkd-mini trajectories`.
         out: folder for weights, checkpoint and log.
         resume: go on from the checkpoint in --out.
     """
+    claim(out, resume)
     source = load_teacher(teacher)
     wish = shape.apply(known(preset))
     noise = getattr(source, "noise", wish.network.noise)
@@ -55,7 +59,7 @@ def distill(
     model = (
         HKD.from_teacher(source, wish) if isinstance(source, Denoiser) else HKD(wish)
     )
-    paths = paths_for(trajectories, model.config.network.shape)
+    paths = paths_for(trajectories, model.config.network.shape, source)
     # training draws the same numbers whichever way the model was made
     torch.manual_seed(config.seed)
     steps = train(model, paths, config, objective, out=out, resume=resume)
@@ -95,11 +99,12 @@ def onestep(
     if chosen.data == "pairs":
         if trajectories is None:
             raise ValueError(f"{method} learns from pairs: give --trajectories")
-        learned: Paths | Images | Tensor = paths_for(trajectories, shape)
+        learned: Paths | Images | Tensor = paths_for(trajectories, shape, source)
     else:
         if data is None:
             raise ValueError(f"{method} learns from images: give --data")
         learned = open_data(data, shape)
+    claim(out, resume)
     config = recipe.apply(
         RECIPES["toy2d" if len(shape) == 1 else "cifar10-mini"].distill
     )
@@ -111,11 +116,13 @@ def onestep(
     finish(student, steps, config, out)
 
 
-def paths_for(folder: str, shape: tuple[int, ...]) -> Trajectories:
-    """The paths in a folder, or a ValueError when they have another shape."""
+def paths_for(folder: str, shape: tuple[int, ...], teacher: Denoise) -> Trajectories:
+    """The paths in a folder, or a ValueError when they have another shape or are of
+    another teacher, guided or not.
+    """
     paths = Trajectories(folder)
     if paths.shape != tuple(shape):
         raise ValueError(
             f"{folder}: paths of shape {paths.shape}, the preset wants {tuple(shape)}"
         )
-    return paths
+    return of_teacher(paths, teacher)

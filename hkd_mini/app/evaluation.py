@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..diffusion.samplers import heun
 from ..diffusion.schedule import noise_of
-from ..engine.data import Images, to_uint8
+from ..engine.data import Images, checked_seed, rng_at, to_uint8, unit_noise
 from ..engine.precision import choose, computing
 from ..engine.weights import data_folder, resolve
 from ..judge import metrics
@@ -54,9 +54,10 @@ def draw(
     """n samples of a one-step model (one evaluation each) or a teacher (2 steps - 1),
     uint8 (n, 3, h, w), or float32 (n, *shape) where values have no bounds.
 
-    Noise, and classes where the model has them and none are given, come from a
-    generator seeded with `seed`, whatever the batch. `labels` (n,) are class indices.
-    `precision` as in `precision.choose`. Raises ValueError for n or batch below 1.
+    Sample k is a function of (seed, k), its class too where the model has classes and
+    none are given, whatever n, the batch and the device. `labels` (n,) are class
+    indices. `precision` as in `precision.choose`. Raises ValueError for n or batch
+    below 1, or a seed outside [0, 2^32).
     """
     if n < 1 or batch < 1:
         raise ValueError(f"n = {n} samples, {batch} at once: at least 1 of each")
@@ -64,13 +65,13 @@ def draw(
     network = getattr(config, "network", config)
     sample = getattr(model, "sample", None)
     where = next(model.parameters()).device
-    rng = torch.Generator().manual_seed(seed)
+    seed = checked_seed(seed)
     out = []
-    noise = torch.randn(n, *network.shape, generator=rng)
+    noise = unit_noise(n, network.shape, seed)
     levels = noise_of(model).sigmas(steps)
     precision = choose(precision, where)
     if labels is None and network.labels:
-        labels = torch.randint(network.labels, (n,), generator=rng)
+        labels = torch.randint(network.labels, (n,), generator=rng_at(seed, 1))
     for i in range(0, n, batch):
         some = noise[i : i + batch].to(where)
         label = None if labels is None else labels[i : i + batch].to(where)

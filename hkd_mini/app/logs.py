@@ -16,12 +16,31 @@ from typing import cast
 import torch
 from torch import nn
 
+from ..engine.checkpoint import CHECKPOINT
 from ..engine.config import Step, TrainConfig
-from ..engine.precision import choose
-from ..engine.weights import Saved
+from ..engine.precision import choose, log
+from ..engine.weights import WEIGHTS, Saved
 from ..hkd.objective import Objective
 from ..onestep.students import Matched
 from .machine import device, first_process
+
+
+def claim(out: str, resume: bool) -> None:
+    """Look at the folder `out` before a run writes into it.
+
+    Raises FileExistsError for weights there, or a checkpoint, that the run would
+    overwrite: with `resume` it goes on from a checkpoint. Where there is none, it says
+    so.
+    """
+    folder = pathlib.Path(out)
+    # a method of several stages keeps one for each
+    begun = [*folder.glob(CHECKPOINT), *folder.glob(f"stage-*/{CHECKPOINT}")]
+    weights = [*folder.glob(WEIGHTS)]
+    if (begun or weights) and not (begun and resume):
+        cure = "--resume to go on, or another folder" if begun else "use another folder"
+        raise FileExistsError(f"{(begun + weights)[0]} is there already: {cure}")
+    if resume and not begun:
+        log.info("%s: no checkpoint to resume, starting anew", out)
 
 
 def logged(steps: Iterator[Step], config: TrainConfig, out: str) -> Step | None:
@@ -53,16 +72,16 @@ def logged(steps: Iterator[Step], config: TrainConfig, out: str) -> Step | None:
     with (
         open(
             folder / "log.jsonl" if speaks else os.devnull, "a", encoding="utf-8"
-        ) as log,
+        ) as kept,
         bar,
     ):
         for last in steps:
             if not bar.n:  # resumed: what was done before is not this run's speed
                 bar.initial = bar.n = last.images - config.batch
-            log.write(json.dumps(last._asdict()) + "\n")
+            kept.write(json.dumps(last._asdict()) + "\n")
             bar.update(last.images - bar.n)
             if last.step % 20 == 0 or last.stopped:
-                log.flush()
+                kept.flush()
                 bar.set_postfix(
                     loss=f"{last.loss:.4f}",
                     **{k: f"{v:.4f}" for k, v in last.terms.items()},

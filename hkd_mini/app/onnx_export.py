@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..engine.data import checked_seed
 from ..engine.files import write_atomic
 from ..hkd.model import HKD
 from ..hkd.spectra import spectrum
@@ -65,8 +66,7 @@ def seeded_noise(seed: int, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
     Every two uniform numbers u, v give sqrt(-2 log(1 - u)) times cos(2 pi v) and sin(2
     pi v). Raises ValueError for a seed outside [0, 2^32).
     """
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed = {seed}: need 0 <= seed < 2^32")
+    seed = checked_seed(seed)
     n = math.prod(shape)
     with np.errstate(over="ignore"):  # the generator's state is a number modulo 2^32
         a = np.uint32(seed) + np.arange(1, n + n % 2 + 1, dtype=np.uint32) * np.uint32(

@@ -15,6 +15,7 @@ import ipywidgets as widgets
 import torch
 from torch import Tensor
 
+from ..engine.data import unit_noise
 from ..hkd.edit import lower_half, lower_left
 from ..hkd.model import HKD
 from .drawing import CELLS, STYLE
@@ -78,7 +79,7 @@ def kept_states(model: HKD, n: int) -> Callable[[int], list[Tensor]]:
     @lru_cache(4)
     @torch.no_grad()
     def states(seed: int) -> list[Tensor]:
-        noise = torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))
+        noise = unit_noise(n, shape, seed)
         return model.encode(model.noise.sigma_max * noise, model.clock.T)
 
     return states

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..engine.data import unit_noise
 from ..hkd.edit import inject, noised
 from ..hkd.model import HKD
 from ..hkd.spectra import by_level, interval_masks, spectrum
@@ -192,7 +193,7 @@ def editing_bench(
     start.observe(lambda change: paint(REGIONS[change.new]), "value")
     lams = spectrum(model)
     levels = by_level(model).values()
-    unit = torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed))
+    unit = unit_noise(1, shape, seed)
     whole = lru_cache(4)(
         torch.no_grad()(lambda seed: model.decode(model.evolve(states(seed), T, eps)))
     )

@@ -104,7 +104,7 @@ def open_data(where: str, shape: tuple[int, ...]) -> data.Images | Tensor:
             f"{where}: no such folder; `hkd-mini data cifar10 --root {where}` fetches "
             "CIFAR-10 into it"
         )
-    patterns = ("*.bin", f"{cifar10.CIFAR10_FOLDER}/*.bin")
+    patterns = ("[!.]*.bin", f"{cifar10.CIFAR10_FOLDER}/[!.]*.bin")
     binary = any(any(pathlib.Path(where).glob(pattern)) for pattern in patterns)
     if binary:
         images = cifar10.load_cifar10("train", where)

@@ -67,6 +67,10 @@ class Embedding(nn.Module):
     ) -> Float[Tensor, "batch emb"]:
         angle = c_noise.float()[:, None] * self.freqs
         emb = torch.cat([angle.sin(), angle.cos()], dim=1)
+        if labels is not None and labels.shape[0] != c_noise.shape[0]:
+            raise ValueError(
+                f"{labels.shape[0]} labels for {c_noise.shape[0]} x: one for each"
+            )
         if self.map_label is not None:  # without labels EDM gives zeros: the bias alone
             labels = (
                 emb.new_zeros(1, self.map_label.in_features)

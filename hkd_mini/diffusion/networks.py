@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..engine.config import at_least
 from .layers import Embedding, linear
 from .schedule import EDM, Noise
 from .unet import Decoder, Encoder, UNetConfig
@@ -18,7 +19,8 @@ from .unet import Decoder, Encoder, UNetConfig
 @dataclass(frozen=True)
 class MLPConfig:
     """Widths of the network for point sets in `dim` dimensions: one state of `state`
-    numbers, `depth` hidden layers a side.
+    numbers, `depth` hidden layers a side. Raises ValueError for a number below its
+    bound.
     """
 
     dim: int = 2
@@ -28,6 +30,9 @@ class MLPConfig:
     state: int = 64
     labels: int = 0
     noise: Noise = EDM
+
+    def __post_init__(self):
+        at_least(self, dim=1, channels=2, width=1, depth=0, state=1, labels=0)
 
     @property
     def bounded(self) -> bool:

@@ -31,8 +31,8 @@ class Noise:
     """The noise levels that a model knows, saved with its weights. The defaults are
     EDM's.
 
-    Raises ValueError for levels that are not 0 < sigma_min < sigma_max, or a rho or
-    sigma_data that is not above 0.
+    Raises ValueError for levels that are not 0 < sigma_min < sigma_max, a rho or
+    sigma_data that is not above 0, and whatever is not finite.
     Source: EDM table 1.
     """
 
@@ -46,18 +46,22 @@ class Noise:
     """Deviation of the data."""
 
     def __post_init__(self):
-        if not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(
-                f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and "
-                f"{self.sigma_max}"
-            )
+        _check_ends(self.sigma_min, self.sigma_max)
         for name in ("rho", "sigma_data"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} = {getattr(self, name)}: above 0, and finite")
 
     def sigmas(self, n: int) -> Float[Tensor, "n_plus_1"]:
         """`karras_sigmas` of n levels between these ends."""
         return karras_sigmas(n, self.sigma_min, self.sigma_max, self.rho)
+
+
+def _check_ends(sigma_min: float, sigma_max: float) -> None:
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(
+            f"need 0 < sigma_min < sigma_max, both finite, got {sigma_min} and "
+            f"{sigma_max}"
+        )
 
 
 EDM = Noise()
@@ -87,10 +91,9 @@ def karras_sigmas(
     """
     if n < 2:
         raise ValueError(f"n = {n} noise levels: need at least 2")
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(
-            f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}"
-        )
+    _check_ends(sigma_min, sigma_max)
+    if not 0 < rho < math.inf:
+        raise ValueError(f"rho = {rho}: above 0, and finite")
     ramp = torch.linspace(0, 1, n, dtype=torch.float64)
     lo = sigma_min ** (1 / rho)
     hi = sigma_max ** (1 / rho)

@@ -91,8 +91,8 @@ def one_hot(labels: Tensor | None, classes: int) -> Tensor | None:
     """Class indices as one-hot floats, -1 (no class) as zeros; None for None or for a
     network without classes.
 
-    Raises ValueError for labels given to an unconditional network, or outside
-    -1..classes - 1.
+    Raises ValueError for labels given to an unconditional network, not whole, or
+    outside -1..classes - 1.
     """
     if labels is None:
         return None
@@ -101,6 +101,8 @@ def one_hot(labels: Tensor | None, classes: int) -> Tensor | None:
             "labels were given, but this network has no classes (labels = 0 in its "
             "config)"
         )
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"labels of {labels.dtype}: wanted whole numbers of classes")
     if labels.min() < -1 or labels.max() >= classes:
         raise ValueError(
             f"labels from {int(labels.min())} to {int(labels.max())}: this network "

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..engine.config import at_least
 from .layers import conv, linear, norm
 from .schedule import EDM, Noise
 
@@ -51,6 +52,7 @@ class UNetConfig:
     bounded: bool = True
 
     def __post_init__(self):
+        at_least(self, blocks=0, channels=2, labels=0, out_channels=0)
         for name in ("mult", "attention"):  # JSON gives lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.patch not in (1, 2):

@@ -5,9 +5,11 @@ Chapter: 10 "Training".
 Source: Adam (Kingma & Ba 2015); EMA by half-life in images, EDM appendix F.2.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .data import checked_seed
 from .precision import checked
 
 
@@ -47,8 +49,12 @@ class TrainConfig:
     """Seed of data order, noise and initial weights."""
 
     def __post_init__(self):
-        at_least(self, images=1, batch=1, checkpoint=1)
+        at_least(self, images=1, batch=1, checkpoint=1, lr=0, warmup=0, clip=0)
+        at_least(self, ema_halflife=0, weight_decay=0, decay=0)
+        if self.decay > 1:
+            raise ValueError(f"decay = {self.decay}: a share of the run, 0 to 1")
         checked(self.precision)
+        object.__setattr__(self, "seed", checked_seed(self.seed))  # numpy's is no JSON
 
     @property
     def steps(self) -> int:
@@ -72,10 +78,14 @@ class TrainConfig:
 
 
 def at_least(config: object, **bounds: float | int) -> None:
-    """ValueError when a field of `config` is below its bound, or not a number."""
+    """ValueError when a field of `config` is below its bound, or not a finite
+    number.
+    """
     for name, bound in bounds.items():
-        if not getattr(config, name) >= bound:
-            raise ValueError(f"{name} = {getattr(config, name)}: at least {bound}")
+        if not bound <= getattr(config, name) < math.inf:
+            raise ValueError(
+                f"{name} = {getattr(config, name)}: at least {bound}, and finite"
+            )
 
 
 class Step(NamedTuple):

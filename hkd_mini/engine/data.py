@@ -7,9 +7,11 @@ gives the random numbers of one place in a run, and that is all that a training 
 know to resume inside an epoch. CIFAR-10 itself: `cifar10`.
 """
 
+import math
 from functools import lru_cache
+from operator import index
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,34 +30,65 @@ class Images(NamedTuple):
 
 
 def load_images(folder: str | Path, size: int | None = None) -> Images:
-    """Pictures of one square size; sorted subfolders are the labels, a folder without
-    any is one class.
+    """Pictures of one square size; sorted subfolders are the labels, a folder whose
+    pictures lie in itself is one class.
 
-    `size`: the side they must have (default: the first one's). FileNotFoundError for an
-    empty folder; ValueError, naming the picture, for another size, no square,
-    transparency, or what is no picture.
+    They are turned as their EXIF orientation says. What is hidden (.*) or macOS's
+    (__MACOSX) is passed over. `size`: the side they must have (default: the first
+    one's). FileNotFoundError for an empty folder; ValueError for a class without
+    pictures, or pictures both beside and in subfolders; and, naming the picture, for
+    another size, no square, transparency, or what is no picture.
     """
-    from PIL import Image
-
     folder = Path(folder).expanduser()
-    endings = set(Image.registered_extensions())
-    classes = (
-        sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    ) or [folder]
-    paths = [(k, p) for k, c in enumerate(classes) for p in sorted(c.glob("*"))]
-    files = [(k, p) for k, p in paths if p.suffix.lower() in endings]
-    if not files:
-        raise FileNotFoundError(
-            f"no pictures in {folder}: wanted .png, .jpg, ... or one subfolder per "
-            "class"
-        )
+    classes = _classes(folder)
+    files = [(k, p) for k, (_, pictures) in enumerate(classes) for p in pictures]
     size = len(_read_picture(files[0][1], size))
     x = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     for i, (_, path) in enumerate(files):
         x[i] = torch.from_numpy(_read_picture(path, size)).permute(2, 0, 1)
-    return Images(
-        x, torch.tensor([k for k, _ in files]), tuple(c.name for c in classes)
-    )
+    labels = torch.tensor([k for k, _ in files])
+    return Images(x, labels, tuple(c.name for c, _ in classes))
+
+
+def _classes(folder: Path) -> list[tuple[Path, list[Path]]]:
+    """Each class's folder and its pictures; errors as in `load_images`."""
+    subfolders = [p for p in _seen(folder) if p.is_dir()]
+    flat = _pictures(folder)
+    deep = [(p, _pictures(p)) for p in subfolders]
+    full = [str(p) for p, pictures in deep if pictures]
+    if not flat and not full:
+        raise FileNotFoundError(
+            f"no pictures in {folder}: wanted .png, .jpg, ... or one subfolder per "
+            "class"
+        )
+    if flat and full:
+        raise ValueError(
+            f"{folder} holds pictures ({flat[0].name}) and folders of them "
+            f"({', '.join(full)}): wanted one or the other"
+        )
+    if flat:
+        return [(folder, flat)]
+    if empty := [str(p) for p, pictures in deep if not pictures]:
+        raise ValueError(
+            f"no pictures in {', '.join(empty)}: each subfolder is a class; remove it, "
+            "or fill it"
+        )
+    return deep
+
+
+def _seen(folder: Path) -> list[Path]:
+    """What is in `folder`, sorted, but for hidden files (.DS_Store, .ipynb_checkpoints,
+    ._x, which macOS adds to x) and __MACOSX, which its archives bring along.
+    """
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [p for p in paths if not p.name.startswith((".", "__MACOSX"))]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    from PIL import Image
+
+    endings = set(Image.registered_extensions())
+    return [p for p in _seen(folder) if p.suffix.lower() in endings and p.is_file()]
 
 
 def load_array(file: str | Path, shape: tuple[int, ...]) -> Float[Tensor, "n ..."]:
@@ -75,10 +108,10 @@ def load_array(file: str | Path, shape: tuple[int, ...]) -> Float[Tensor, "n ...
 
 
 def _read_picture(path: Path, size: int | None) -> np.ndarray:
-    """One picture as uint8 (size, size, 3); grey and palette become RGB, transparency
-    is refused.
+    """One picture as uint8 (size, size, 3), upright; grey and palette become RGB,
+    transparency is refused.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
@@ -91,7 +124,7 @@ def _read_picture(path: Path, size: int | None) -> np.ndarray:
                     f"{path} is {image.mode} or transparent, wanted RGB: convert it "
                     "first"
                 )
-            return np.array(image.convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except OSError as error:
         raise ValueError(
             f"{path} cannot be read as a picture ({error}): replace or remove it"
@@ -112,6 +145,37 @@ def to_uint8(x: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
     return (x.float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
+def checked_seed(seed: Any) -> int:
+    """`seed` as a plain integer, numpy's too. Raises ValueError outside [0, 2^32):
+    torch's generators on the CPU keep 32 bits, so 2^32 would be 0 again.
+    """
+    try:
+        value = index(seed)
+    except TypeError:
+        value = -1
+    if isinstance(seed, bool) or not 0 <= value < 2**32:
+        raise ValueError(f"seed = {seed!r}: wanted an integer, 0 <= seed < 2^32")
+    return value
+
+
+def unit_noise(n: int, shape: tuple[int, ...], seed: int) -> Float[Tensor, "n ..."]:
+    """n unit noises of `shape`, the k-th a function of (seed, k)."""
+    rng = torch.Generator().manual_seed(checked_seed(seed))
+    return in_whole_blocks(n, shape, rng)
+
+
+def in_whole_blocks(
+    n: int, shape: tuple[int, ...], generator: torch.Generator
+) -> Float[Tensor, "n ..."]:
+    """n unit noises of `shape` by `generator`, of which the first k are those of n = k.
+
+    torch fills a tensor in blocks of 16 numbers, and draws an unfinished last block
+    again. So whole blocks are drawn, and what of the last is too much is dropped.
+    """
+    whole = 16 // math.gcd(16, math.prod(shape))
+    return torch.randn(-(-n // whole) * whole, *shape, generator=generator)[:n]
+
+
 def batch_indices(n: int, batch: int, seed: int, step: int) -> Int64[Tensor, " batch"]:
     """Indices in 0..n-1 of global batch `step` = 0, 1, ...: a stretch of one endless
     shuffled list.
@@ -119,10 +183,10 @@ def batch_indices(n: int, batch: int, seed: int, step: int) -> Int64[Tensor, " b
     The list is one permutation of range(n) per epoch, drawn from (seed, epoch); batches
     run across epochs.
     """
-    if n < 1 or batch < 1 or seed < 0 or step < 0:
+    seed = checked_seed(seed)
+    if n < 1 or batch < 1 or step < 0:
         raise ValueError(
-            f"got {n=}, {batch=}, {seed=}, {step=}; wanted n, batch >= 1 and seed, "
-            "step >= 0"
+            f"got {n=}, {batch=}, {step=}; wanted n, batch >= 1 and step >= 0"
         )
     start = step * batch
     end = (step + 1) * batch
@@ -141,7 +205,9 @@ def rng_at(seed: int, *where: int) -> torch.Generator:
     """The random numbers of one place in a run (a step, a shard): a function of (seed,
     *where) and nothing else.
     """
-    state = np.random.SeedSequence([seed, *where]).generate_state(1, np.uint64)
+    state = np.random.SeedSequence([checked_seed(seed), *where]).generate_state(
+        1, np.uint64
+    )
     return torch.Generator().manual_seed(int(state[0] >> 1))
 
 

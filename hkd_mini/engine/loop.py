@@ -60,10 +60,16 @@ def fit(
     loop (`Step.stopped`); `resume` takes up the one that is there, which must have the
     same `config` and `describe`, whatever else the run depends on. `prefetch` draws the
     next batch in a thread while a step runs. Raises FloatingPointError for a loss that
-    is not finite, with the step and seed that reproduce its batch; ValueError for a
-    checkpoint of another run; ImportError without accelerate.
+    is not finite, with the step and seed that reproduce its batch; FileExistsError for
+    a checkpoint in `out` without `resume`, ValueError for one of another run;
+    ImportError without accelerate.
     """
     run = Run(model, loss, config, out, groups, describe)
+    if not resume and run.path is not None and run.path.exists():
+        raise FileExistsError(
+            f"{run.path}: a run is there already; resume it (--resume), or use another "
+            "folder"
+        )
     start = run.load() if resume else 0
     began = time.monotonic()
     draw = lambda step: batch(step, run.share)

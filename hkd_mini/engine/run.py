@@ -69,6 +69,8 @@ class Run:
         # only training needs it: pip install "hkd-mini[train]"
         from accelerate import Accelerator
 
+        if out == "":
+            raise ValueError("out = '': wanted a folder, or None to keep nothing")
         self.config = config
         self.path = pathlib.Path(out) / checkpoint.CHECKPOINT if out else None
         self.description = dataclasses.asdict(config) | (describe or {})

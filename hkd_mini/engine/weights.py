@@ -37,8 +37,10 @@ def data_folder() -> pathlib.Path:
 
 def resolve(name: str | os.PathLike) -> pathlib.Path:
     """The folder behind a path or a bundled name. Raises FileNotFoundError that lists
-    the bundled names, ValueError for altered ones.
+    the bundled names, ValueError for altered ones and for an empty name.
     """
+    if str(name) == "":
+        raise ValueError("name = '': wanted a bundled name or a folder")
     if (pathlib.Path(name) / CONFIG).is_file():
         return pathlib.Path(name)
     if (data_folder() / str(name) / CONFIG).is_file():

@@ -18,12 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..diffusion.guidance import Guided
 from ..diffusion.samplers import Path, heun
 from ..diffusion.schedule import Denoise, noise_of
-from ..engine.data import rng_at
+from ..engine.data import checked_seed, in_whole_blocks, rng_at
 from ..engine.files import write_tensors
-from ..engine.precision import choose, computing
-from .paths import ANY_SHARD, NAME, header_of
+from ..engine.precision import choose, computing, log
+from .paths import ANY_SHARD, NAME, Trajectories, header_of
 
 
 def kept_levels(n: int, times: int) -> list[int]:
@@ -42,10 +43,10 @@ def kept_levels(n: int, times: int) -> list[int]:
 def noise_for(
     seed: int, shard: int, count: int, shape: tuple[int, ...]
 ) -> Float[Tensor, "count ..."]:
-    """Unit noise of one shard (count, *shape), already rounded to half precision: a
-    function of (seed, shard).
+    """Unit noise of one shard (count, *shape), already rounded to half precision: row k
+    is a function of (seed, shard, k).
     """
-    return torch.randn(count, *shape, generator=rng_at(seed, shard, 0)).half().float()
+    return in_whole_blocks(count, shape, rng_at(seed, shard, 0)).half().float()
 
 
 def fingerprint(denoiser: Denoise) -> str:
@@ -58,6 +59,28 @@ def fingerprint(denoiser: Denoise) -> str:
     ):
         digest.update(value.detach().cpu().float().contiguous().numpy())
     return digest.hexdigest() if isinstance(denoiser, nn.Module) else ""
+
+
+def unguided(denoiser: Denoise) -> Denoise:
+    """The teacher itself where `denoiser` guides one, else `denoiser`."""
+    return unguided(denoiser.denoiser) if isinstance(denoiser, Guided) else denoiser
+
+
+def of_teacher(paths: Trajectories, teacher: Denoise) -> Trajectories:
+    """`paths`, or a ValueError when their header says that another teacher than
+    `teacher` made them. What it guided made is its own.
+
+    Paths of a plain function, or older than this note, say nothing, and pass.
+    """
+    mine = fingerprint(teacher)
+    whose = {paths.teacher, paths.unguided} - {""}
+    if whose and mine not in whose:
+        raise ValueError(
+            f"{paths.folder}: paths of another teacher: the SHA-256 of its weights is "
+            f"{paths.teacher[:12]}, of this one's {mine[:12] or 'unknown'}; give the "
+            "one that made them, or make them again with this one"
+        )
+    return paths
 
 
 def make(
@@ -94,10 +117,8 @@ def make(
     ValueError when they are of another run, for n or batch below 1, or for a sampler
     that gives no guesses when they are asked for.
     """
-    if n < 1 or batch < 1:
-        raise ValueError(f"n = {n} paths, {batch} at once: at least 1 of each")
-    if not 0 <= no_class <= 1:
-        raise ValueError(f"no_class = {no_class}: a share, 0 to 1")
+    _check(n, batch, no_class, out)
+    seed = checked_seed(seed)
     out = pathlib.Path(out)
     sigmas = noise_of(denoiser).sigmas(steps)
     keep = kept_levels(steps, times)
@@ -120,6 +141,8 @@ def make(
         "no_class": no_class,
     }
     whole = _existing(out, header, n, resume)
+    if isinstance(denoiser, Guided):  # no part of what shards must agree in: older lack
+        header["unguided"] = fingerprint(unguided(denoiser))
 
     def integrate(noise: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
         x_T = (noise * sigmas[0]).half().float().to(device)
@@ -160,15 +183,26 @@ def make(
     return shards()
 
 
+def _check(n: int, batch: int, no_class: float, out: str | os.PathLike) -> None:
+    if n < 1 or batch < 1:
+        raise ValueError(f"n = {n} paths, {batch} at once: at least 1 of each")
+    if not 0 <= no_class <= 1:
+        raise ValueError(f"no_class = {no_class}: a share, 0 to 1")
+    if str(out) == "":
+        raise ValueError("out = '': wanted a folder")
+
+
 def _classes(
     rng: torch.Generator, count: int, labels: int, no_class: float
 ) -> Tensor | None:
-    """A class for each of `count` paths, -1 for none; None where there are none."""
+    """A class for each of `count` paths, -1 for none; None where there are none. Those
+    of a whole shard are drawn, so that a path's does not hang on how many there are.
+    """
     if not labels:
         return None
-    classes = torch.randint(0, labels, (count,), generator=rng)
-    without = torch.rand(count, generator=rng) < no_class
-    return torch.where(without, -1, classes)
+    classes = torch.randint(0, labels, (SHARD,), generator=rng)
+    without = torch.rand(SHARD, generator=rng) < no_class
+    return torch.where(without, -1, classes)[:count]
 
 
 def _kept(path: Path, keep: list[int], guesses: bool) -> dict[str, Tensor]:
@@ -189,6 +223,8 @@ def _existing(out: pathlib.Path, header: dict, n: int, resume: bool) -> set[int]
     """
     paths = sorted(out.glob(ANY_SHARD))
     whole = set()
+    if resume and not paths:
+        log.info("%s: no shards to resume, starting anew", out)
     if paths and not resume:
         raise FileExistsError(
             f"{out} already holds {len(paths)} shards: --resume to continue, or "

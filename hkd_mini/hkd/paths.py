@@ -103,7 +103,8 @@ def header_of(path: pathlib.Path, verify: bool) -> tuple[dict, int]:
 
 class Trajectories:
     """Stored paths: `len`, `sigmas` (K,) float64 falling, and rows on demand. Memory
-    stays flat however many there are.
+    stays flat however many there are. `teacher` is the fingerprint of what made them,
+    `unguided` that of the teacher where it was guided; "" where nobody says.
 
     With `verify` every shard is read once, in pieces, and must have the SHA-256 of its
     header. Raises FileNotFoundError for a folder without shards, ValueError for a
@@ -121,12 +122,17 @@ class Trajectories:
         first = headers[0][0]
         for path, (header, _) in zip(paths, headers, strict=True):
             if other := [
-                k for k in first if k != "shard" and header.get(k) != first[k]
+                k
+                for k in first
+                if k not in ("shard", "unguided") and header.get(k) != first[k]
             ]:
                 raise ValueError(
                     f"{path}: {', '.join(other)} differ from {paths[0]}'s; one folder "
                     "holds one run"
                 )
+        self.folder = str(folder)
+        self.teacher = first.get("teacher", "")
+        self.unguided = first.get("unguided", "")
         self.sigmas = torch.tensor(first["sigmas"], dtype=torch.float64)
         self.shape = tuple(first["shape"])
         self.steps = first["steps"]

@@ -149,7 +149,7 @@ def precision_recall(
 
     A set's manifold is the union of balls about its points, each as wide as the
     distance to the k-th nearest other point. Memory: chunk rows of distances. Raises
-    ValueError unless 1 <= k < n and m.
+    ValueError unless 1 <= k < n and m, and for features that are not finite.
     Source: Kynkaanniemi et al. 2019, eq 1, eq 2.
     """
     if not 1 <= k < min(len(real), len(fake)):
@@ -157,6 +157,9 @@ def precision_recall(
             f"k={k} neighbours with {len(real)} real and {len(fake)} fake; wanted 1 "
             "<= k < both"
         )
+    for name, points in (("real", real), ("fake", fake)):
+        if not points.isfinite().all():
+            raise ValueError(f"{name} holds features that are not finite")
     real = real.double()
     fake = fake.double()
     return PrecisionRecall(

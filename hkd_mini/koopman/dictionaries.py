@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float, Inexact, Int
 from scipy.spatial.distance import cdist
 
+from .snapshots import numbers, real
+
 
 class Monomials(NamedTuple):
     """The dictionary of monomials x^e, one for each row e of `exponents`: (..., n) ->
@@ -73,7 +75,7 @@ def gaussians(centres: Float[np.ndarray, "k n"], width: float) -> Gaussians:
     """One radial function for each centre; ValueError for a width that is not positive,
     or centres that are no rows.
     """
-    centres = np.asarray(centres, dtype=float)
+    centres = real(centres)
     if (
         centres.ndim != 2
         or 0 in centres.shape
@@ -97,7 +99,7 @@ def delays(
     or longer than the path.
     Source: Takens 1981; Arbabi & Mezic 2017.
     """
-    x = np.asarray(x)
+    x = numbers(x)
     if x.ndim != 2 or not 1 <= count <= len(x):
         raise ValueError(
             f"need a path (m, n) and 1 <= count <= m, got shape {x.shape} and count "

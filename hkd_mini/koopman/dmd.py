@@ -16,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Complex, Float, Inexact, Real
 from scipy.integrate import quad
-from scipy.linalg import qr
 from scipy.optimize import brentq
 
+from .snapshots import DOUBLE, SVD, Snapshots, double, eigen, known, real, svd
+
 METHODS = ("least-squares", "forward-backward", "total-least-squares")
-Snapshots = Inexact[np.ndarray, "count n"]
 
 
 class DMD(NamedTuple):
@@ -58,7 +58,7 @@ def optimal_rank(
     median of all `singular_values`.
     Source: Gavish & Donoho 2014, eq 10, eq 11, eq 12.
     """
-    s = np.asarray(singular_values, dtype=float)
+    s = real(singular_values)
     small, large = sorted(shape)
     if small < 1 or s.shape != (small,):
         raise ValueError(
@@ -101,57 +101,76 @@ def dmd(
 
     Rows are snapshots; without y, x is one trajectory at steps of dt. Eigenvalues are
     sorted by decreasing modulus; a mode is Y V S^-1 w / lambda, and U w where lambda
-    vanishes. Noise in x pulls the eigenvalues of least squares towards 0. `method`
-    "forward-backward" averages that away, K = (K_f K_b^-1)^1/2 with modes U w;
-    "total-least-squares" first projects x and y on the `rank` leading directions of
-    both together. ValueError for snapshots that are too few, not finite, all zero or of
-    mismatched shapes; for a rank that they do not have; for an operator without a basis
-    of eigenvectors.
+    is zero up to the rounding of x and y. Noise in x pulls the eigenvalues of least
+    squares towards 0. `method` "forward-backward" averages that away, K = (K_f
+    K_b^-1)^1/2 with modes U w; "total-least-squares" first projects x and y on the
+    `rank` leading directions of both together. ValueError for snapshots that are too
+    few, masked, not finite, all zero or of mismatched shapes; for a rank that they do
+    not have; for an operator without a basis of eigenvectors.
     Source: Tu et al. 2014, algorithm 2 (modes); Dawson et al. 2016 (forward-backward).
     Source: Hemati et al. 2017 (total least squares).
     """
     if method not in METHODS:
         raise ValueError(f"method = {method!r}: one of {', '.join(METHODS)}")
-    x, y = _snapshots(x, y, dt)
+    x, y, eps = known(x, y, dt)
     if method == "total-least-squares":
-        x, y = _project(x, y, rank)
-    U, s, Vh = _svd(x.T, rank)
+        x, y = _project(x, y, rank, eps)
+    found = svd(x.T, rank, eps)
+    U, s, Vh = found
     carried = (y.T @ Vh.conj().T) / s[: len(Vh)]  # Y V S^-1
     K = U.conj().T @ carried
     if method == "forward-backward":
-        K = _forward_backward(K, s[: len(Vh), None] * Vh, U.conj().T @ y.T)
-    eigenvalues, W, W_inverse = _eigen(K)
-    left = U @ W_inverse.conj().T
-    if method == "forward-backward":
-        return DMD(eigenvalues, U @ W, left, s, dt)
-    alive = abs(eigenvalues) > 1e-14 * abs(eigenvalues).max()
-    modes = carried @ (W / np.where(alive, eigenvalues, 1))
-    if not alive.all():
-        modes[:, ~alive] = U @ W[:, ~alive]
-    return DMD(eigenvalues, modes, left, s, dt)
+        K = _forward_backward(K, s[: len(Vh), None] * Vh, U.conj().T @ y.T, eps)
+    parts = eigen(K)
+    modes = U @ parts.W
+    left = U @ parts.W_inverse.conj().T
+    if method != "forward-backward":
+        doubt = eps * (np.linalg.norm(y) + np.linalg.norm(K, 2) * s[0])
+        modes = modes + _beyond(found, carried, parts, doubt)
+    return DMD(parts.eigenvalues, modes, left, s, dt)
 
 
-def _project(x, y, rank):
+def _beyond(found: SVD, carried, parts, doubt):
+    """What the exact modes Y V S^-1 w / lambda are beside U w: their part outside the
+    span of U, which `left` does not see.
+
+    Rounding moves K by less than `doubt` S^-1. So it moves K w, and lambda, by the
+    bounds below (first order; Golub & Van Loan, Matrix Computations, section 7.2), and
+    what is no larger is taken for 0: divided, it would be a mode of no meaning.
+    """
+    outside = carried @ parts.W
+    for _ in range(2):  # once leaves rounding of what was taken off
+        outside = outside - found.U @ (found.U.conj().T @ outside)
+    of_mode = doubt * np.linalg.norm(parts.W.T / found.s[: len(parts.W)], axis=1)
+    of_value = of_mode * np.linalg.norm(parts.W_inverse, axis=1)
+    alive = abs(parts.eigenvalues) > of_value
+    alive &= np.linalg.norm(outside, axis=0) > of_mode
+    return np.where(alive, outside / np.where(alive, parts.eigenvalues, 1), 0)
+
+
+def _project(x, y, rank, eps):
     if rank is None or not 1 <= rank <= len(x):
         raise ValueError(
             f"total least squares needs a rank between 1 and the {len(x)} pairs, got "
             f"{rank}"
         )
-    V = _svd(np.hstack([x, y]), rank)[0]
+    V = svd(np.hstack([x, y]), rank, eps).U
     return V @ (V.conj().T @ x), V @ (V.conj().T @ y)
 
 
-def _forward_backward(forward, x, y):
+def _forward_backward(forward, x, y, eps):
     """The root of forward backward^-1 nearest to `forward`; x and y (r, count) are the
-    data in the basis of K.
+    data in the basis of K, known to a relative eps.
     """
+    there = svd(y, None, eps).U.shape[1]
     backward = x @ np.linalg.pinv(y)
-    if np.linalg.cond(backward) > 1e14:
+    # at 1e14 a digit or two of its inverse are left in double precision
+    if there < len(y) or np.linalg.cond(backward) > 1e14 * DOUBLE / eps:
         raise ValueError(
             "the backward fit is singular, so there is no forward-backward mean; "
             "lower the rank"
         )
-    squares, W, W_inverse = _eigen(forward @ np.linalg.inv(backward))
+    squares, W, W_inverse = eigen(forward @ np.linalg.inv(backward))
     roots = np.sqrt(squares)
     roots *= np.where((roots.conj() * np.diag(W_inverse @ forward @ W)).real < 0, -1, 1)
     K = (W * roots) @ W_inverse
@@ -169,79 +188,8 @@ def forecast(
     For t = dt, 2 dt, ... this is A^k x exactly; at t = 0 it is x projected on the
     modes.
     """
-    coefficients = x @ fit.left.conj()
-    steps = np.asarray(times, dtype=float)[:, None] / fit.dt
+    coefficients = double(x) @ fit.left.conj()
+    steps = real(times)[:, None] / fit.dt
     # exp(rates t), and still 1 at t = 0 where an eigenvalue is 0
     growth = fit.eigenvalues**steps
     return np.stack([(coefficients * g) @ fit.modes.T for g in growth])
-
-
-def _snapshots(x, y, dt):
-    """Check pairs, or split a trajectory; ValueError: a wrong shape, too few, not
-    finite, all zero.
-    """
-    x = np.asarray(x)
-    x, y = (x[:-1], x[1:]) if y is None else (x, np.asarray(y))
-    x, y = (a.astype(np.result_type(a, np.float64), copy=False) for a in (x, y))
-    if x.ndim != 2 or x.shape != y.shape:
-        raise ValueError(
-            f"x and y must have the same shape (count, n), got {x.shape} and {y.shape}"
-        )
-    if 0 in x.shape:
-        raise ValueError(
-            "need at least two snapshots of at least one number, got pairs of shape "
-            f"{x.shape}"
-        )
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError(
-            "snapshots hold values that are not finite (NaN or infinity); remove them "
-            "first"
-        )
-    if not x.any():
-        raise ValueError("all snapshots are zero; there is nothing to fit")
-    if not dt > 0:
-        raise ValueError(f"dt must be positive, got {dt}")
-    return x, y
-
-
-def _svd(a, rank):
-    """The leading singular vectors of a, and all of its singular values: U (rows, r),
-    s, V^H (r, columns).
-
-    QR first, in the tall direction: the small factor has the same singular values, and
-    the large one is needed only times r columns. That halves the memory of an SVD of
-    the whole.
-    """
-    tall = a.shape[0] >= a.shape[1]
-    Q, R = qr(a if tall else a.conj().T, mode="economic", check_finite=False)
-    U, s, Vh = np.linalg.svd(R)
-    r = _rank(s, a.shape, rank)
-    U = Q @ U[:, :r]
-    Vh = Vh[:r]
-    return (U, s, Vh) if tall else (Vh.conj().T, s, U.conj().T)
-
-
-def _rank(s, shape, rank):
-    there = int(np.sum(s > s[0] * max(shape) * np.finfo(float).eps))
-    if rank is not None and not 1 <= rank <= there:
-        raise ValueError(
-            f"rank must be between 1 and the {there} that the data have, got {rank}"
-        )
-    return there if rank is None else rank
-
-
-def _eigen(K):
-    """Eigenvalues by decreasing modulus, right eigenvectors W and W^-1 (its rows: left
-    eigenvectors).
-    """
-    eigenvalues, W = np.linalg.eig(K.astype(np.result_type(K, np.float64)))
-    if np.linalg.cond(W) > 1e14:
-        raise ValueError(
-            "the fitted operator has no basis of eigenvectors (a Jordan block); lower "
-            "the rank"
-        )
-    order = np.lexsort(
-        (-eigenvalues.imag, -eigenvalues.real, -np.round(abs(eigenvalues), 12))
-    )
-    W = W[:, order].astype(complex)
-    return eigenvalues[order].astype(complex), W, np.linalg.inv(W)

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Complex, Float, Inexact
 
-from .dmd import DMD, Snapshots, _eigen, _rank, _snapshots
+from .dmd import DMD
+from .snapshots import Snapshots, digits, double, eigen, known, rank_of
 
 
 class EDMD(NamedTuple):
@@ -57,9 +58,12 @@ def edmd(
     time from x to y, is what rates are measured in.
     Source: Williams et al. 2015.
     """
-    x, y = _snapshots(x, y, dt)
+    x, y, _ = known(x, y, dt)
     psi_x = dictionary(x)
     psi_y = dictionary(y)
+    eps = digits(psi_x, psi_y)  # of a lift in single precision, say a network's
+    psi_x = double(psi_x)
+    psi_y = double(psi_y)
     k = psi_x.shape[1]
     scale = np.linalg.norm(psi_x, axis=0)  # unscaled, x^8 beside 1 looks dependent
     if not (np.isfinite(psi_x).all() and np.isfinite(psi_y).all() and scale.all()):
@@ -67,7 +71,7 @@ def edmd(
             "on these data some dictionary function is zero everywhere or not finite"
         )
     Q, s, Zh = np.linalg.svd(psi_x / scale, full_matrices=False)
-    r = _rank(s, psi_x.shape, rank)
+    r = rank_of(s, psi_x.shape, rank, eps)
     if rank is None and r < k:
         raise ValueError(
             f"{k} dictionary functions of rank {r} on {len(x)} snapshots; try rank={r}"
@@ -79,7 +83,7 @@ def edmd(
     lift = s * Zh * scale
     # the operator in the basis Q = psi(X) lower; lift is lower's left inverse
     K = Qh @ psi_y @ lower
-    eigenvalues, W, W_inverse = _eigen(K)
+    eigenvalues, W, W_inverse = eigen(K)
     unit = np.sqrt(len(x))
     right = lower @ W * unit
     left = (W_inverse @ lift / unit).conj().T
@@ -96,6 +100,7 @@ def eigenfunctions(
     """The Koopman eigenfunctions of `fit` at x: left_j^H x for DMD, psi(x) @ right_j
     for EDMD.
     """
+    x = double(x)
     return (
         x @ fit.left.conj() if isinstance(fit, DMD) else fit.dictionary(x) @ fit.right
     )
@@ -109,7 +114,7 @@ def residuals(fit: DMD | EDMD, x: Snapshots, y: Snapshots) -> Float[np.ndarray, 
     not seen.
     Source: Colbrook & Townsend 2024 (ResDMD).
     """
-    x, y = _snapshots(x, y, fit.dt)
+    x, y, _ = known(x, y, fit.dt)
     return _residuals(fit.eigenvalues, eigenfunctions(fit, x), eigenfunctions(fit, y))
 
 

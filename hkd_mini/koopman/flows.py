@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Complex, Float, Inexact, Real
 from scipy.integrate import solve_ivp
 
+from .snapshots import real
+
 State = Float[np.ndarray, "*batch n"]
 
 
@@ -46,17 +48,22 @@ class Pairs(NamedTuple):
 
 def numerical(name: str, field: Callable[[State], State]) -> System:
     """The system `name`, known only by its field; its flow is Dormand-Prince 8(5,3),
-    tolerance 1e-11. The flow raises ValueError where it blows up.
+    tolerance 1e-11. The flow raises ValueError where it blows up, and for a state or
+    a time that is not finite.
     """
     return System(name, field, lambda x, t: _integrate(field, x, t))
 
 
 def _integrate(field, x, t):
+    x = real(x)
+    if not (np.isfinite(t) and np.isfinite(x).all()):
+        raise ValueError(f"no flow from {x.tolist()} to t = {t}: wanted finite numbers")
+
     def flat(_: float, state: np.ndarray) -> np.ndarray:
         return field(state.reshape(x.shape)).ravel()
 
     if t == 0 or x.size == 0:
-        return np.array(x, dtype=float)
+        return x.copy()
     solution = solve_ivp(
         flat, (0.0, t), np.ravel(x), method="DOP853", rtol=1e-11, atol=1e-12, t_eval=[t]
     )
@@ -82,7 +89,7 @@ def trajectory(
     (k, ..., n).
     """
     path = []
-    state = np.asarray(x, dtype=float)
+    state = real(x)
     now = 0.0
     # from the last state on, so that a numerical flow integrates each stretch once
     for t in times:
@@ -101,9 +108,7 @@ def snapshot_pairs(
     `low` and `high` are scalars or length n; at least one has to say n. ValueError for
     an empty box or no count.
     """
-    low, high = np.broadcast_arrays(
-        *(np.atleast_1d(np.asarray(side, dtype=float)) for side in box)
-    )
+    low, high = np.broadcast_arrays(*(np.atleast_1d(real(side)) for side in box))
     if count < 1 or np.any(low >= high):
         raise ValueError(
             f"need count >= 1 and low < high, got count {count}, low {low}, high {high}"

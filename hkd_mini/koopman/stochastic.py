@@ -21,6 +21,8 @@ from jaxtyping import Float
 from numpy.polynomial.legendre import legder, leggauss, legval, legvander
 from scipy.linalg import solve_triangular
 
+from .snapshots import real
+
 State = Float[np.ndarray, "*batch 1"]
 Values = Float[np.ndarray, "..."]
 
@@ -129,7 +131,7 @@ def langevin(
         raise ValueError(f"the box must be (low, high) with low < high, got {box}")
 
     def move(x: State, t: float, generator: np.random.Generator) -> State:
-        x = np.array(x, dtype=float)
+        x = real(x).copy()
         steps = max(int(np.ceil(t / dt - 1e-9)), 1)
         h = t / steps
         for _ in range(steps):

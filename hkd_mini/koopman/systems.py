@@ -19,6 +19,7 @@ from scipy.linalg import expm
 from scipy.special import ellipk, exprel
 
 from .flows import State, System, numerical
+from .snapshots import real
 
 
 def linear(matrix: Float[np.ndarray, "n n"]) -> System:
@@ -28,7 +29,7 @@ def linear(matrix: Float[np.ndarray, "n n"]) -> System:
     ValueError for a non-square or defective one.
     Source: Mezic 2005.
     """
-    A = np.asarray(matrix, dtype=float)
+    A = real(matrix)
     if A.ndim != 2 or A.shape[0] != A.shape[1]:
         raise ValueError(f"a linear system needs a square matrix, got shape {A.shape}")
     rates, right = np.linalg.eig(A)

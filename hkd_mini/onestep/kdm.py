@@ -122,7 +122,11 @@ class KDM(nn.Module, Saved):
         """
         z_0 = self.operator(z_T)
         told = one_hot(labels, self.config.network.labels)
-        return z_0 if self.control is None or told is None else z_0 + self.control(told)
+        if self.control is None or told is None:
+            return z_0
+        if told.shape[0] != z_0.shape[0]:
+            raise ValueError(f"{len(told)} labels for {len(z_0)} latents: one for each")
+        return z_0 + self.control(told)
 
     def decode(
         self, z_0: Float[Tensor, "batch n"], labels: Tensor | None = None

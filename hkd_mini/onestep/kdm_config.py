@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from ..diffusion.networks import MLPConfig
 from ..diffusion.unet import UNetConfig
+from ..engine.config import at_least
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class KDMConfig:
     eigen: float = 0.0
 
     def __post_init__(self):
+        at_least(self, project=0, noise=0, adversarial=0, eigen=0)
         if self.operator not in ("dense", "decomposed"):
             raise ValueError(
                 f'operator = {self.operator!r}: one of "dense", "decomposed"'

@@ -12,9 +12,13 @@ import pytest
 import torch
 from commands import ends
 
+from hkd_mini import load
 from hkd_mini.app import cli
 from hkd_mini.diffusion.networks import MLPConfig
 from hkd_mini.diffusion.teacher import Denoiser
+from hkd_mini.engine.checkpoint import CHECKPOINT
+from hkd_mini.engine.config import TrainConfig
+from hkd_mini.engine.run import Run
 from hkd_mini.hkd.config import PRESETS, HKDConfig
 from hkd_mini.hkd.make_paths import make
 from hkd_mini.hkd.model import HKD
@@ -51,6 +55,8 @@ def toy(tmp_path):
     torch.manual_seed(0)
     teacher = Denoiser(MLPConfig()).eval()
     teacher.save_pretrained(tmp_path / "teacher")
+    # in half precision, as it was saved
+    teacher = Denoiser.from_folder(tmp_path / "teacher")
     HKD(HKDConfig(MLPConfig())).save_pretrained(tmp_path / "hkd")
     Classifier(ClassifierConfig((8, 8, 16))).save_pretrained(tmp_path / "features")
     list(make(teacher, (2,), 20, tmp_path / "paths", times=3, steps=3))
@@ -252,6 +258,95 @@ def test_shapes_that_do_not_fit(capsys, toy):
         capsys, "trajectories", "--teacher", toy / "hkd", "--n", 3, "--out", toy / "out"
     )
     assert f"{toy / 'hkd'} is a HKD, wanted a Denoiser" in line
+
+
+def test_paths_of_another_teacher(capsys, toy):
+    """A student starts from the weights of its teacher: they must be whose paths it
+    learns.
+    """
+    torch.manual_seed(1)
+    Denoiser(MLPConfig()).save_pretrained(toy / "other")
+    paths = ["--trajectories", toy / "paths", "--out", toy / "out"]
+    for command in (["distill", "--preset", "toy2d"], ["onestep", "--method", "KD"]):
+        line = refused(capsys, *command, "--teacher", toy / "other", *paths)
+        assert f"{toy / 'paths'}: paths of another teacher" in line
+    assert not (toy / "out").exists()
+    line = refused(
+        capsys,
+        "distill",
+        "--preset",
+        "cifar10-tiny",
+        "--teacher",
+        "teacher-cifar10-tiny",
+        "--trajectories",
+        ROOT / "data" / "trajectories-cifar10",
+        "--out",
+        toy / "out",
+    )
+    assert "paths of another teacher" in line
+
+
+def test_what_is_there_is_not_written_over(capsys, toy):
+    """Neither by a second run without --resume, nor by a first one into the folder of
+    a model.
+    """
+    out = toy / "out"
+    few = ["--images", 64, "--batch", 32, "--out"]
+    train = ["teacher", "--preset", "toy2d", "--data", "spiral", *few]
+    distil = ["distill", "--preset", "toy2d", "--teacher", toy / "teacher"]
+    distil += ["--trajectories", toy / "paths", *few]
+    step = ["onestep", "--method", "CD", "--teacher", toy / "teacher"]
+    step += ["--data", "spiral", *few]
+    assert ends(capsys, *train, out)[0] == 0
+    before = {path.name: path.read_bytes() for path in out.glob("*.safetensors")}
+    for command in (train, distil, step):
+        line = refused(capsys, *command, out)
+        assert f"{out / CHECKPOINT} is there already: --resume to go on, or" in line
+        for extra in ([], ["--resume"]):
+            line = refused(capsys, *command, toy / "teacher", *extra)
+            assert "model.safetensors is there already: use another folder" in line
+    assert "is there already" in refused(
+        capsys, "features", "--data", toy, "--out", out
+    )
+    assert before == {p.name: p.read_bytes() for p in out.glob("*.safetensors")}
+
+
+def test_nothing_to_resume_is_said(capsys, toy, caplog):
+    caplog.set_level("INFO", logger="hkd_mini")
+    few = ["--images", 64, "--batch", 32, "--resume", "--out"]
+    train = ["teacher", "--preset", "toy2d", "--data", "spiral", *few, toy / "out"]
+    new = f"{toy / 'out'}: no checkpoint to resume, starting anew"
+    assert ends(capsys, *train)[0] == 0 and caplog.messages.count(new) == 1
+    assert ends(capsys, *train)[0] == 0 and caplog.messages.count(new) == 1
+    paths = ["trajectories", "--teacher", toy / "teacher", "--n", 3, "--resume"]
+    new = f"{toy / 'p'}: no shards to resume, starting anew"
+    for _ in range(2):
+        assert ends(capsys, *paths, "--out", toy / "p")[0] == 0
+        assert caplog.messages.count(new) == 1
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_empty_words_are_refused(capsys, toy, monkeypatch, empty):
+    """`--out "$UNSET"` is no wish for the current folder."""
+    monkeypatch.chdir(toy)
+    train = ["teacher", "--preset", "toy2d", "--data", "spiral"]
+    for flag in ("--out", "--from"):
+        rest = [] if flag == "--out" else ["--out", toy / "out"]
+        assert f"{flag} is empty" in refused(capsys, *train, *rest, flag, empty)
+        assert f"{flag} is empty" in refused(capsys, *train, *rest, f"{flag}={empty}")
+    for flag in ("--weights", "--samples", "--weaker", "--features", "--data"):
+        assert f"{flag} is empty" in refused(capsys, "evaluate", flag, empty)
+    assert "--root is empty" in refused(capsys, "data", "cifar10", "--root", empty)
+    assert not (toy / "model.safetensors").exists() and not (toy / "out").exists()
+
+
+def test_empty_names_are_refused_from_python():
+    with pytest.raises(ValueError, match="name = ''"):
+        load("")
+    with pytest.raises(ValueError, match="out = '': wanted a folder"):
+        make(lambda x, sigma, labels: x, (2,), 2, "")
+    with pytest.raises(ValueError, match="out = '': wanted a folder"):
+        Run(Denoiser(MLPConfig()), lambda: None, TrainConfig(), "")
 
 
 def test_numbers_that_do_not_do(capsys, toy):

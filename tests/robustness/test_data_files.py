@@ -9,6 +9,7 @@ import re
 import tarfile
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -357,6 +358,63 @@ def test_flat_folder_is_one_class(tmp_path):
     paint(tmp_path / "flat" / "a.png")
     images = data.load_images(tmp_path / "flat", size=4)
     assert images.labels.tolist() == [0] and images.names == ("flat",)
+
+
+def test_what_is_hidden_is_no_picture_and_no_class(tmp_path):
+    """Jupyter's copies, macOS's resource forks and archives, in a flat folder and
+    beside classes.
+    """
+    flat = tmp_path / "flat"
+    for name in "abcde":
+        paint(flat / f"{name}.png")
+    paint(flat / ".ipynb_checkpoints" / "a-checkpoint.png")
+    (flat / "._a.png").write_bytes(b"a resource fork")
+    (flat / "notes").mkdir()
+    images = data.load_images(flat)
+    assert len(images.x) == 5 and images.names == ("flat",)
+    tree = tmp_path / "tree"
+    paint(tree / "cats" / "a.png")
+    paint(tree / "dogs" / "a.png")
+    paint(tree / "dogs" / ".b.png", size=(8, 8))
+    (tree / ".ipynb_checkpoints").mkdir()
+    paint(tree / "__MACOSX" / "cats" / "a.png")
+    (tree / "._cats.png").write_bytes(b"a resource fork")
+    (tree / ".DS_Store").write_bytes(b"")
+    images = data.load_images(tree)
+    assert images.labels.tolist() == [0, 1] and images.names == ("cats", "dogs")
+
+
+def test_a_folder_that_could_be_read_in_two_ways_is_refused(tmp_path):
+    paint(tmp_path / "cats" / "a.png")
+    (tmp_path / "birds").mkdir()
+    with pytest.raises(ValueError, match=r"no pictures in .*birds: each subfolder is"):
+        data.load_images(tmp_path)
+    paint(tmp_path / "lost.png")
+    with pytest.raises(ValueError, match=r"\(lost.png\) and folders .*cats\).*one or"):
+        data.load_images(tmp_path)
+
+
+def test_pictures_are_turned_as_their_camera_says(tmp_path):
+    Image = pytest.importorskip("PIL.Image", reason="image folders need pillow")
+    upright = np.zeros((4, 4, 3), np.uint8)
+    upright[0, 1:] = 200
+    # EXIF 2.32, section 4.6.4: what each number says of the stored rows and columns
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.swapaxes(0, 1),
+        6: np.rot90(upright, 1),
+        7: np.rot90(upright, 2).swapaxes(0, 1),
+        8: np.rot90(upright, -1),
+    }
+    for number, pixels in stored.items():
+        exif = Image.Exif()
+        exif[0x0112] = number
+        Image.fromarray(pixels.copy()).save(tmp_path / f"{number}.png", exif=exif)
+    for number, picture in zip(stored, data.load_images(tmp_path).x, strict=True):
+        assert np.array_equal(picture.permute(1, 2, 0), upright), number
 
 
 def test_bad_pictures_are_named(tmp_path):

@@ -366,3 +366,13 @@ def test_the_interrupted_command_says_how_to_go_on(tmp_path, capsys):
 
 if __name__ == "__main__":
     victim(*sys.argv[1:])
+
+
+def test_a_run_that_is_there_is_resumed_or_left_alone(tmp_path):
+    short = replace(CONFIG, images=6)
+    list(start(tmp_path, short)[1])
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    with pytest.raises(FileExistsError, match="a run is there already; resume it"):
+        next(start(tmp_path, short)[1])
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert list(start(tmp_path, short, resume=True)[1]) == []

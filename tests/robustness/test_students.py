@@ -167,6 +167,7 @@ def test_the_checkpoint_of_another_method_is_refused(teacher, data, tmp_path):
 @pytest.mark.parametrize("name", ["DMD", "PD", "KDM", "CD"])
 def test_students_by_the_command_line(name, teacher, tmp_path, capsys):
     teacher.save_pretrained(tmp_path / "teacher")
+    teacher = Denoiser.from_folder(tmp_path / "teacher")
     list(make(teacher, (2,), 60, tmp_path / "paths", times=3, steps=5))
     source = {"pairs": ("--trajectories", tmp_path / "paths")}
     flags = source.get(METHODS[name].data, ("--data", "two_moons"))

@@ -105,6 +105,19 @@ def whole(tmp_path):
     return tmp_path / "whole"
 
 
+def test_few_paths_are_the_beginning_of_many(tmp_path):
+    """Noises and classes, whatever the length of the last shard."""
+    many = {}
+    for n in (1, 4, 13, N):
+        list(making(tmp_path / str(n), n, no_class=0.4))
+        found = stored.Trajectories(tmp_path / str(n))
+        many[n] = found.gather(torch.arange(n), torch.zeros(n, 1).long())
+    for n, few in many.items():
+        assert torch.equal(few["labels"], many[N]["labels"][:n])
+        assert torch.equal(few["x"], many[N]["x"][:n])
+    assert set(many[N]["labels"].tolist()) > {-1}
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_run_goes_on_to_the_same_bytes(killed, whole, moment):
     out = killed[moment]

@@ -215,7 +215,8 @@ def made(tmp_path_factory):
     torch.manual_seed(0)
     Denoiser(TOY).save_pretrained(folder / "teacher")
     Denoiser(MLPConfig()).save_pretrained(folder / "big")
-    list(make(Denoiser(TOY).eval(), (2,), 40, folder / "paths", times=5, steps=6))
+    teacher = Denoiser.from_folder(folder / "big")
+    list(make(teacher, (2,), 40, folder / "paths", times=5, steps=6))
     return folder
 
 

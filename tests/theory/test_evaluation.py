@@ -2,17 +2,29 @@
 belongs.
 """
 
+import re
+from inspect import unwrap
+
 import numpy as np
 import pytest
 import torch
 
 from hkd_mini.app.evaluation import BACKGROUND, draw, evaluate, sheet
+from hkd_mini.app.onnx_export import seeded_noise
 from hkd_mini.diffusion.networks import MLPConfig
 from hkd_mini.diffusion.schedule import SIGMA_MAX
 from hkd_mini.diffusion.teacher import Denoiser
 from hkd_mini.diffusion.unet import UNetConfig
-from hkd_mini.engine.data import to_uint8
+from hkd_mini.engine.config import TrainConfig
+from hkd_mini.engine.data import (
+    batch_indices,
+    checked_seed,
+    rng_at,
+    to_uint8,
+    unit_noise,
+)
 from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.make_paths import make
 from hkd_mini.hkd.model import HKD
 
 SMALL = UNetConfig(
@@ -30,11 +42,70 @@ def test_samples_do_not_depend_on_the_batch():
 
 def test_points_come_as_the_model_gives_them():
     model = HKD(HKDConfig(MLPConfig())).eval()
-    noise = torch.randn(7, 2, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(8, 2, generator=torch.Generator().manual_seed(1))[:7]
     with torch.no_grad():
         states = model.encode(SIGMA_MAX * noise, model.clock.T)
         # A is 0
         assert torch.allclose(draw(model, 7, seed=1), model.decode(states), atol=1e-6)
+
+
+def loud(network):
+    """An HKD that answers at random: as initialised, the blocks are all but silent."""
+    torch.manual_seed(0)
+    model = HKD(HKDConfig(network)).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    return model
+
+
+@pytest.mark.parametrize("batch", [3, 250])
+@pytest.mark.parametrize("network", [SMALL, MLPConfig(), MLPConfig(dim=5)])
+def test_a_sample_is_a_function_of_seed_and_number(network, batch):
+    """Few samples are the beginning of many, classes included."""
+    model = loud(network)
+    many = draw(model, 37, seed=5).float()
+    for n in (1, 2, 7, 8, 16, 31):
+        few = draw(model, n, seed=5, batch=batch).float()
+        close = 1 if network is SMALL else 1e-4  # sums in another order
+        assert (few - many[:n]).abs().max() <= close, n
+
+
+def test_pictures_are_those_of_torchs_own_stream():
+    """Stored numbers rest on them; and points are where whole blocks of 16 are."""
+    for n, shape in [(3, (3, 32, 32)), (250, (3, 8, 8)), (8, (2,)), (1000, (2,))]:
+        rng = torch.Generator().manual_seed(7)
+        assert torch.equal(
+            unit_noise(n, shape, 7), torch.randn(n, *shape, generator=rng)
+        )
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**64])
+def test_a_training_run_has_a_seed(seed):
+    with pytest.raises(ValueError, match="wanted an integer, 0 <= seed"):
+        TrainConfig(seed=seed)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**64, 3.5, "1", True, None])
+def test_a_seed_that_would_be_another_is_refused(seed):
+    said = re.escape(f"seed = {seed!r}: wanted an integer, 0 <= seed < 2^32")
+    model = HKD(HKDConfig(MLPConfig()))
+    for call in (
+        lambda: unwrap(checked_seed)(seed),
+        lambda: unwrap(draw)(model, 2, seed),
+        lambda: unwrap(rng_at)(seed, 1),
+        lambda: unwrap(batch_indices)(9, 2, seed, 0),
+        lambda: unwrap(make)(lambda x, sigma, labels: x, (2,), 2, "x", seed=seed),
+        lambda: unwrap(seeded_noise)(seed, (2,)),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()
+
+
+def test_numpys_integers_are_seeds():
+    assert type(unwrap(checked_seed)(np.int64(3))) is int
+    assert checked_seed(2**32 - 1) == 2**32 - 1
+    model = HKD(HKDConfig(MLPConfig())).eval()
+    assert torch.equal(unwrap(draw)(model, 4, np.uint32(3)), draw(model, 4, 3))
 
 
 def test_labels_are_used():

@@ -19,6 +19,7 @@ from hkd_mini.diffusion.schedule import EDM, SIGMA_MAX, Noise, karras_sigmas
 from hkd_mini.diffusion.teacher import Denoiser
 from hkd_mini.diffusion.unet import UNetConfig
 from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.make_paths import make, of_teacher, unguided
 from hkd_mini.hkd.model import HKD
 from hkd_mini.hkd.paths import Trajectories
 
@@ -169,6 +170,26 @@ def test_paths_are_guided_as_asked(tmp_path):
     ).abs().max() > 0.01
     with pytest.raises(SystemExit):  # another weight is another run
         paths(tmp_path / "guided", *flags[:3], "3", *flags[4:], "--resume")
+
+
+def test_guided_paths_are_their_teachers_own(tmp_path):
+    good = saved(tmp_path / "good", labels=3)
+    other = saved(tmp_path / "other", labels=3, seed=1)
+    flags = ["--teacher", good, "--guidance", "2"]
+    guided = paths(tmp_path / "guided", *flags)
+    plain = paths(tmp_path / "plain", "--teacher", good)
+    twice = Guided(Guided(load(good), 2.0), 3.0)
+    for stored in (guided, plain):
+        assert of_teacher(stored, load(good)) is stored
+        with pytest.raises(ValueError, match="paths of another teacher"):
+            of_teacher(stored, load(other))
+        with pytest.raises(ValueError, match="of this one's unknown"):
+            of_teacher(stored, normal(0.5))
+    assert unguided(twice) is twice.denoiser.denoiser
+    assert paths(tmp_path / "guided", *flags, "--resume").teacher == guided.teacher
+    # of a plain function nobody knows
+    list(make(normal(0.5), (2,), 3, tmp_path / "function", steps=3))
+    assert of_teacher(Trajectories(tmp_path / "function"), load(good))
 
 
 def test_some_paths_get_no_class(tmp_path):
