@@ -103,10 +103,10 @@ def dmd(
     sorted by decreasing modulus; a mode is Y V S^-1 w / lambda, and U w where lambda
     vanishes. Noise in x biases least squares: towards 0 for one number, and for a
     normal A that commutes with x's second moment. `method` "forward-backward" averages
-    that away, K = (K_f K_b^-1)^1/2 with modes U w; "total-least-squares" first projects x and y on the `rank` leading directions of
-    both together. ValueError for snapshots that are too few, not finite, all zero or of
-    mismatched shapes; for a rank that they do not have; for an operator without a basis
-    of eigenvectors.
+    that away, K = (K_f K_b^-1)^1/2 with modes U w; "total-least-squares" first projects
+    x and y on the `rank` leading directions of both together. ValueError for snapshots
+    that are too few, not finite, all zero or of mismatched shapes; for a rank that they
+    do not have; for an operator without a basis of eigenvectors.
     Source: Tu et al. 2014, algorithm 2 (modes); Dawson et al. 2016 (forward-backward).
     Source: Hemati et al. 2017 (total least squares).
     """
