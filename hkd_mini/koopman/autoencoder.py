@@ -161,16 +161,23 @@ def koopman_loss(
 
     reconstruction |D(E(x)) - x|^2, linearity |e^{A dt} E(x) - E(y)|^2, prediction
     |D(e^{A dt} E(x)) - y|^2. The networks choose the scale of E, and small observables
-    have small errors; so linearity counts in units of each pair's mean square over the
-    batch, |E(x)_k|^2, unless `relative=False` (the papers' form).
+    have small errors; so linearity counts in units of each pair's variance over the
+    batch, unless `relative=False` (the papers' form). Not in units of the mean square:
+    a large constant added to E would lower that for free while A is near 0. Raises
+    ValueError for a batch of one, which has no variance.
     Source: Takeishi et al. 2017, Lusch et al. 2018, Otto & Rowley 2019.
     """
+    if relative and len(x) < 2:
+        raise ValueError(
+            f"a batch of {len(x)} has no variance: give two pairs or more, or "
+            "relative=False"
+        )
     z, target = model.encode(torch.cat([x, y])).chunk(2)
     moved = model.evolve(z, dt)
     back, forecast = model.decode(torch.cat([z, moved])).chunk(2)
-    missed = (
-        _square(moved - target) / _square(z) if relative else _square(moved - target)
-    )
+    missed = _square(moved - target)
+    if relative:
+        missed = missed / _square(z - z.mean(dim=0))
     terms = F.mse_loss(back, x), missed.mean(), F.mse_loss(forecast, y)
     return Terms(sum(weight * term for weight, term in zip(weights, terms)), *terms)
 

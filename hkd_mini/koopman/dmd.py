@@ -101,12 +101,13 @@ def dmd(
 
     Rows are snapshots; without y, x is one trajectory at steps of dt. Eigenvalues are
     sorted by decreasing modulus; a mode is Y V S^-1 w / lambda, and U w where lambda
-    is zero up to the rounding of x and y. Noise in x pulls the eigenvalues of least
-    squares towards 0. `method` "forward-backward" averages that away, K = (K_f
-    K_b^-1)^1/2 with modes U w; "total-least-squares" first projects x and y on the
-    `rank` leading directions of both together. ValueError for snapshots that are too
-    few, masked, not finite, all zero or of mismatched shapes; for a rank that they do
-    not have; for an operator without a basis of eigenvectors.
+    is zero up to the rounding of x and y. Noise in x biases least squares: towards 0
+    for one number, and for a normal A that commutes with x's second moment. `method`
+    "forward-backward" averages that away, K = (K_f K_b^-1)^1/2 with modes U w;
+    "total-least-squares" first projects x and y on the `rank` leading directions of
+    both together. ValueError for snapshots that are too few, masked, not finite, all
+    zero or of mismatched shapes; for a rank that they do not have; for an operator
+    without a basis of eigenvectors.
     Source: Tu et al. 2014, algorithm 2 (modes); Dawson et al. 2016 (forward-backward).
     Source: Hemati et al. 2017 (total least squares).
     """

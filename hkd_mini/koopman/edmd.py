@@ -1,7 +1,7 @@
 """Extended DMD, and the residual that says when to disbelieve it.
 
 EDMD does to a dictionary of functions of the state what DMD does to the state, so it
-fits the Koopman operator itself, restricted to their span. It does not know whether
+fits the Koopman operator itself, compressed to their span. It does not know whether
 that span is invariant. The residual of each eigenpair does: it is computed from the
 same data and is zero only for a true one. Rows are snapshots. Chapter: 4 "EDMD".
 Source: Williams et al. 2015 (EDMD); Colbrook & Townsend 2024 (residuals).

@@ -2,15 +2,17 @@
 in closed form.
 
 Observables z of a nonlinear flow obey dz/dt = A z. Over the complex numbers a
-diagonalisable A is a list of rates, so nothing is lost by storing it as 2x2 blocks
+diagonalisable A is a list of rates, which for a real A come in conjugate pairs or are
+real. It is stored as 2x2 blocks
 
     Lambda = [[alpha, beta], [-beta, alpha]],     eigenvalues alpha +- i beta,
 
-one per pair (p, q) of channels. With w = p + i q a block acts as multiplication, w' =
-e^{(alpha - i beta) dt} w: growth e^{alpha dt}, rotation by -beta dt. So z moves from
-any time to any other, forwards or back, at the cost of one product per number, and the
-generator can be read: its parameters are its eigenvalues. Chapters: 2 "Exact lifts", 9
-"The architecture".
+one per pair (p, q) of channels. A real rate without an equal needs a block of its own,
+with beta = 0 and one half idle: diag(-1, -2) takes two blocks. With w = p + i q a block
+acts as multiplication, w' = e^{(alpha - i beta) dt} w: growth e^{alpha dt}, rotation by
+-beta dt. So z moves from any time to any other, forwards or back, at the cost of one
+product per number, and the generator can be read: its parameters are its eigenvalues.
+Chapters: 2 "Exact lifts", 9 "The architecture".
 Source: HKD eq 3, HKD eq 4, HKD appendix D.4 (arXiv 2510.12220).
 """
 

@@ -144,8 +144,10 @@ def test_the_terms_are_the_formulas(spectrum):
         terms.loss,
         2 * terms.reconstruction + 3 * terms.linearity + 5 * terms.prediction,
     )
+    missed = moved - z_y
+    spread = z - z.mean(dim=0)
     per_pair = [
-        (moved - z_y)[:, [k, k + 3]].square().mean() / z[:, [k, k + 3]].square().mean()
+        missed[:, [k, k + 3]].square().mean() / spread[:, [k, k + 3]].square().mean()
         for k in range(3)
     ]
     torch.testing.assert_close(
@@ -175,6 +177,31 @@ def test_relative_linearity_does_not_reward_a_small_encoder():
     ]
     torch.testing.assert_close(after[0], before[0])
     torch.testing.assert_close(after[1], 0.01 * before[1])
+
+
+def test_relative_linearity_does_not_reward_a_constant_encoder():
+    """With A = 0 a constant added to E changes no error, so it must change no loss; and
+    a nearly constant encoder has one.
+    """
+    model = make()
+    model.generator.A.data.zero_()
+    x = points(4, 3)
+    y = points(4, 3, seed=2)
+    dt = torch.ones(4, dtype=torch.float64)
+    before = koopman_loss(model, x, y, dt).linearity
+    assert before > 0.1
+    with torch.no_grad():
+        model.encoder.last.bias.add_(1000.0)
+    after = koopman_loss(model, x, y, dt).linearity
+    torch.testing.assert_close(after, before, rtol=1e-6, atol=0)
+
+
+def test_a_batch_of_one_has_no_relative_linearity():
+    model = make()
+    x = points(1, 3)
+    with pytest.raises(ValueError, match="a batch of 1 has no variance"):
+        koopman_loss(model, x, x, torch.ones(1, dtype=torch.float64))
+    assert koopman_loss(model, x, x, torch.zeros(1), relative=False).linearity == 0
 
 
 @pytest.mark.parametrize("spectrum", SPECTRA)

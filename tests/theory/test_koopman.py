@@ -151,6 +151,21 @@ def test_eigenvalues_are_those_of_the_dense_matrix(shape):
         assert gap.min(0).values.max() < 1e-12 and gap.min(1).values.max() < 1e-12
 
 
+def test_two_real_rates_need_two_blocks():
+    """Both eigenvalues of a block have one real part, so diag(-1, -2) fits no block; it
+    fits the p halves of two.
+    """
+    one = make(d=2, h=1, w=1).eigenvalues().flatten()
+    both = torch.linalg.eigvals(make(d=2, h=1, w=1).dense()[0, 0].detach())
+    assert len(one) == 1 and torch.allclose(both.real, one.real)
+    two = make(d=4, h=1, w=1)
+    with torch.no_grad():
+        two.A[:, 0, 0] = torch.tensor([-1.0, -2.0, 0.0, 0.0])
+    z = torch.tensor([[3.0, 5.0, 0.0, 0.0]], dtype=torch.float64)[..., None, None]
+    wish = z.flatten() * torch.tensor([-0.7, -1.4, 0.0, 0.0]).double().exp()
+    torch.testing.assert_close(two(z, 0.7).detach().flatten(), wish)
+
+
 def test_eigenvalues_of_a_float32_generator_are_complex64():
     assert make(dtype=torch.float32).eigenvalues().dtype == torch.complex64
 
