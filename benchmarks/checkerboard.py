@@ -135,7 +135,7 @@ def trained(row: Row, data: Path) -> HKD:
             row.encoder_time,
             koopman=row.koopman,
             readout=row.readout,
-            rates=row.rates,
+            rates=(0.0, row.rates),
         )
     ).eval()
     name = "-".join(str(value).replace(", ", "_") for value in row)

@@ -54,12 +54,12 @@ class Lift(nn.Module):
         if self.generators is None:
             return tuple(states)
         t = self.clock.time(sigma).reshape(1, 1, 1, 1)
+        ends = (self.clock.eps, self.clock.T)
         one = torch.ones(1, 1, 1)
         found = []
         for part, z in zip(self.generators, states, strict=True):
             A = cast(KoopmanGenerator, part)
-            dt = torch.where(A.alpha >= 0, t - self.clock.T, t - self.clock.eps)
-            found.append(moved(A, z, dt, one))
+            found.append(moved(A, z, A.since_anchor(t, ends), one))
         return tuple(found)
 
 

@@ -3,9 +3,9 @@
 Two denoisers look at the same point, a good one and a weaker one, and the guess is
 moved from the weaker one's through the good one's and on. Where the weaker one is the
 same network told no class, this is classifier-free guidance; where it is a smaller or
-less trained network, autoguidance. Both trade variety for quality, and both help in the
-middle of the path alone, so the noise levels are an interval. Chapter: 8 "Diffusion as
-a flow".
+less trained network, autoguidance. The levels at which it is done are an interval,
+since classifier-free guidance is reported to help in the middle of the path alone.
+Chapter: 8 "Diffusion as a flow".
 Source: Ho & Salimans 2022; Karras et al. 2024; Kynkaanniemi et al. 2024 (interval).
 """
 
@@ -24,9 +24,8 @@ class Guided(nn.Module):
 
     `denoiser` and `weaker` are denoisers (x, sigma, labels) -> guess; without `weaker`
     it is `denoiser` told no class. A weaker network that has no classes is told none.
-    weight 1 changes nothing, 0 is the weaker one. Goes
-    wherever a denoiser goes. Raises ValueError for a weight that is not finite, or an
-    interval that does not rise.
+    weight 1 changes nothing, 0 is the weaker one. Goes wherever a denoiser goes. Raises
+    ValueError for a weight that is not finite, or an interval that does not rise.
     Source: Ho & Salimans 2022, eq 6; Karras et al. 2024 (autoguidance).
     """
 

@@ -5,6 +5,7 @@ cores can train and the paper's. Chapter: 9 "The architecture".
 Source: HKD appendix D.4, EDM appendix F.1.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 
 from ..diffusion.networks import MLPConfig
@@ -42,8 +43,8 @@ class HKDConfig:
     encodes, and the picture is a linear map of the evolved states)."""
     pairs: int = 48
     """Pairs of channels of each state with the linear read-out of pictures."""
-    rates: float = 0.0
-    """Growth rates at first, spread over the pairs from minus this to this over the way
+    rates: tuple[float, float] = (0.0, 0.0)
+    """Growth rates at first, spread over the pairs from one to the other, over the way
     from picture to noise; the paper's start at 0."""
 
     def __post_init__(self):
@@ -69,7 +70,10 @@ class HKDConfig:
                 "anchored states are brought to the time t, which encoder_time = "
                 "'none' keeps from the encoder"
             )
-        at_least(self, pairs=1, rates=0)
+        at_least(self, pairs=1)
+        object.__setattr__(self, "rates", tuple(self.rates))  # JSON gives lists
+        if len(self.rates) != 2 or not all(map(math.isfinite, self.rates)):
+            raise ValueError(f"rates = {self.rates}: two finite numbers")
 
     @property
     def state_shapes(self) -> list[tuple[int, int, int]]:

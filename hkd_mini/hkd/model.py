@@ -77,11 +77,10 @@ class HKD(nn.Module, Saved):
         network = config.network
         self.embedding = Embedding(network.channels, network.labels)
         self.encoder, self.decoder = two_sides(network, config.readout, config.pairs)
-        rates = (
-            config.rates / (self.clock.T - self.clock.eps) if config.koopman else 0.0
-        )
+        way = self.clock.T - self.clock.eps
+        low, high = (rate / way * config.koopman for rate in config.rates)
         self.generators = nn.ModuleList(
-            KoopmanGenerator(*shape, config.spatial, rates)
+            KoopmanGenerator(*shape, config.spatial, (low, high))
             for shape in config.state_shapes
         )
         for i, generator in enumerate(self.generators):

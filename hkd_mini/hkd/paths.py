@@ -166,7 +166,10 @@ class Trajectories:
                 "these paths were stored without guesses; make them again with "
                 "`hkd-mini trajectories`"
             )
-        return torch.cat([self._row(self._guesses, index), self.path(index)[-1:]])
+        return self._guessed(index, self.path(index))
+
+    def _guessed(self, index: int, path: Tensor) -> Tensor:
+        return torch.cat([self._row(self._guesses, index), path[-1:]])
 
     def _row(self, slices: list, index: int) -> Tensor:
         if not 0 <= index < len(self):
@@ -193,7 +196,8 @@ class Trajectories:
             "end": torch.stack([path[-1] for path in paths]),
         }
         if self._guesses:
-            batch["guess"] = chosen([self.guesses(int(i)) for i in index])
+            known = zip(index, paths, strict=True)
+            batch["guess"] = chosen([self._guessed(int(i), path) for i, path in known])
         return (
             batch if self._labels is None else batch | {"labels": self._labels[index]}
         )

@@ -46,9 +46,8 @@ def path_decoding(
     without the features of `Distance`: those of noise mean nothing. Ours; not in the
     paper. Chapter 7.
     """
-    image = model.decode(model.evolve(states, t, model.clock.time(sigma_u)), labels)
     wish = unit_contrast(x_u.float(), sigma_u, noise_of(model).sigma_data)
-    return (image - wish).square().flatten(1).mean(1)
+    return guess_decoding(model, states, t, wish, sigma_u, labels)
 
 
 def guess_decoding(

@@ -32,7 +32,7 @@ class KoopmanGenerator(nn.Module):
     second; p and q of a pair are likewise channels k and k + d/2 of the state.
     `spatial="shared"` keeps one set of blocks for all locations, (d, 1, 1). A starts at
     zero, where evolution is the identity, or with growth rates spread evenly over the
-    pairs from -`rates` to `rates`. Rates are per unit of the model's clock.
+    pairs from one of `rates` to the other. Rates are per unit of the model's clock.
     Raises ValueError for an odd d or an unknown `spatial`.
     Source: HKD eq 3, HKD eq 4, HKD appendix D.4.
     """
@@ -45,7 +45,7 @@ class KoopmanGenerator(nn.Module):
         h: int = 1,
         w: int = 1,
         spatial: str = "local",
-        rates: float = 0.0,
+        rates: tuple[float, float] = (0.0, 0.0),
     ):
         super().__init__()
         if d % 2 or d < 2:
@@ -62,7 +62,7 @@ class KoopmanGenerator(nn.Module):
             torch.zeros((d, h, w) if spatial == "local" else (d, 1, 1))
         )
         with torch.no_grad():
-            self.alpha.add_(torch.linspace(-rates, rates, d // 2)[:, None, None])
+            self.alpha.add_(torch.linspace(*rates, d // 2)[:, None, None])
 
     @property
     def alpha(self) -> Float[Tensor, "pairs h w"]:
@@ -122,11 +122,15 @@ class KoopmanGenerator(nn.Module):
         `ends`, where they are largest: e^{A (t - T)} zeta for a growth rate alpha >= 0,
         e^{A (t - eps)} zeta for the others. No factor exceeds 1 between the two.
         """
-        eps, T = ends
         at = torch.as_tensor(t, dtype=torch.float32, device=zeta.device)
-        at = at.reshape(-1, 1, 1, 1)
-        alpha, _ = self._rates()
-        return self(zeta, torch.where(alpha >= 0, at - T, at - eps))
+        return self(zeta, self.since_anchor(at.reshape(-1, 1, 1, 1), ends))
+
+    def since_anchor(
+        self, t: Float[Tensor, "#batch 1 1 1"], ends: tuple[float, float]
+    ) -> Float[Tensor, "#batch pairs h w"]:
+        """How far t is from where each pair is named, eps or T of `ends`."""
+        eps, T = ends
+        return torch.where(self._rates()[0] >= 0, t - T, t - eps)
 
     def _turn(self, dt: float | Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """e^{alpha dt} cos(beta dt) and e^{alpha dt} sin(beta dt), times the mask:

@@ -94,7 +94,9 @@ def test_a_row_says_what_is_trained(script, tmp_path, monkeypatch):
     row = next(r for r in script.grid() if r.readout == "linear")
     script.trained(row, data)
     ((config, asked),) = seen
-    assert config.readout == "linear" and config.rates == row.rates > 0
+    assert (
+        config.readout == "linear" and config.rates == (0, row.rates) and row.rates > 0
+    )
     assert asked.guess_weight == 1 and asked.lr_scale_A == row.lr_A == 10
     assert asked.later_only and asked.linear_scale == row.scale
 

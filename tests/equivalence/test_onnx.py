@@ -65,7 +65,7 @@ def anchored():
         PRESETS["cifar10-tiny"],
         readout="linear",
         spatial="shared",
-        rates=5.0,
+        rates=(-5.0, 5.0),
         anchored=True,
     )
     model = HKD(config).eval().requires_grad_(False)

@@ -226,7 +226,7 @@ def test_a_sampler_without_guesses_is_told(tmp_path):
 
 def test_the_probe_measures_guesses():
     path = gaussian(n=9)
-    model = HKD(HKDConfig(MLPConfig(width=16), rates=1.0)).eval()
+    model = HKD(HKDConfig(MLPConfig(width=16), rates=(0.0, 1.0))).eval()
     found = probe(model, PathsInMemory(path))
     start = model.encode(path.x[0].float(), model.clock.T)
     for k, sigma in enumerate(path.sigmas[:-1].tolist()):
@@ -261,7 +261,7 @@ def test_training_on_guesses_moves_A_and_repeats(readout):
 
 def linear_model(**changes):
     torch.manual_seed(1)
-    config = HKDConfig(SMALL, readout="linear", pairs=6, rates=3.0, **changes)
+    config = HKDConfig(SMALL, readout="linear", pairs=6, rates=(-3.0, 3.0), **changes)
     model = HKD.from_teacher(teacher(), config)
     return model
 
@@ -363,6 +363,12 @@ def test_an_anchored_encoder_names_each_pair_where_it_is_largest():
             ):
                 wish = g.from_anchor(zeta, u, (eps, T))
                 assert torch.allclose(a, wish, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("rates", [(1.0, math.inf), (0.0, math.nan)])
+def test_rates_that_are_no_numbers_are_refused(rates):
+    with pytest.raises(ValueError, match="two finite numbers"):
+        HKDConfig(SMALL, rates=rates)
 
 
 def test_an_anchor_needs_the_time():
