@@ -20,11 +20,10 @@ from hkd_mini.judge.metrics import precision_recall
 from hkd_mini.onestep.kdm import KDM
 from hkd_mini.onestep.kdm_config import KDMConfig
 
-NONE = (math.nan, math.inf, -1.0)
+NONE = (math.nan, math.inf, -1.0)  # of a number that is at least 0
 BELOW = {
     TrainConfig: ("lr", "weight_decay", "clip", "decay"),
     Objective: ("lr_scale_A", "path_weight", "linear_weight"),
-    HKDConfig: ("rates",),
     KDMConfig: ("noise", "adversarial", "eigen"),
     Noise: ("sigma_min", "sigma_max", "rho", "sigma_data"),
 }
@@ -43,6 +42,13 @@ def test_a_configuration_has_finite_numbers(kind, value):
     for name in BELOW[kind]:
         with pytest.raises(ValueError, match=f"{name}.*{value}|{value}.*{name}"):
             kind(**{name: value})
+
+
+@pytest.mark.parametrize("value", NONE[:2])
+def test_rates_are_two_finite_numbers(value):
+    for rates in ((value, 0.0), (0.0, value)):
+        with pytest.raises(ValueError, match=f"rates = .*{value}.*two finite numbers"):
+            HKDConfig(rates=rates)
 
 
 @pytest.mark.parametrize("kind", WHOLE, ids=lambda kind: kind.__name__)
