@@ -1,24 +1,38 @@
-"""What each part of HKD is worth, and whether it is Koopman: many small models on the
-same paths.
+"""What each part of HKD is worth on pictures, what is asked of the states, and what A
+does for it: many small models on the same paths.
 
-    python benchmarks/ablations.py         # each row that is missing: two hours
-    python benchmarks/ablations.py "path"  # rows whose objective starts so
+    python benchmarks/ablations.py           # each row that is missing: five hours
+    python benchmarks/ablations.py rates     # one table: longer, asked, rates, parts
 
 All rows distil the bundled `teacher-cifar10-tiny` (0.8 million parameters) with the
-preset's recipe: the same 4,608 paths, the same initial weights and, at one seed, the
-same batches; as many path visits, but for the rows that say how many. The rows of the
-paper's table have three seeds. All are measured on 256 other paths, by
-`hkd_mini.hkd.probe`, and on 5,000 samples. Errors are mean squares on [-1, 1]; "idle"
-is the same with A set to 0 at inference; the residual is `koopman_residual`, the mean
-over a resolution's operators. Paths stay in runs/ablations, and a run that is stopped
-goes on. One thread.
+preset's recipe: the same 4,608 paths, the same initial weights of what the teacher has
+and, at one seed, the same batches; `visits` counts paths seen, more in the table
+"longer". All are measured on 256
+other paths, by `hkd_mini.hkd.probe`, and on 5,000 samples. Errors are mean squares on
+[-1, 1]; "idle" is the same with A set to 0 at inference; "guesses" are the errors to
+the teacher's guesses at every level, from noise; "still" is what the path's end in
+place of the guess would score; the residuals are means over times, one number an
+operator, "centred" as a share of the states' variance over paths. Paths and models
+stay in runs/ablations, and a run that is stopped goes on. Two processes of one thread.
 """
 
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
 import torch
-from common import RUNS, device, fill, parser, rounded, stored, teacher_paths
+from common import (
+    RUNS,
+    add,
+    device,
+    in_two_processes,
+    lacks,
+    parser,
+    rounded,
+    stored,
+    teacher_paths,
+    today,
+    weights,
+)
 
 import hkd_mini
 from hkd_mini.app import evaluation
@@ -29,7 +43,6 @@ from hkd_mini.hkd.model import HKD
 from hkd_mini.hkd.paths import Trajectories
 from hkd_mini.hkd.probe import probe
 from hkd_mini.hkd.recipes import RECIPES
-from hkd_mini.hkd.spectra import by_level
 
 RESULTS = data_folder() / "ablations" / "results.json"
 CACHE = RUNS / "ablations"
@@ -39,160 +52,178 @@ PATHS = 4608
 HELD_OUT = 256
 TIMES = 10
 SAMPLES = 5000
+SEEDS = range(3)
+LONG = 60_000  # path visits of the model that is bundled
 
 
 class Row(NamedTuple):
-    """One model to train: what it may do, what the loss asks, and a seed. `visits`
-    counts paths seen.
+    """One model to train: a table and a name in it, the changes to the preset's
+    configuration and to its objective, path visits, and a seed.
     """
 
-    objective: str
-    koopman: bool = True
-    consistency: bool = True
-    hierarchy: str = "full"
-    encoder_time: str = "sigma"
-    clock: str = "rho"
-    spatial: str = "local"
-    rate_A: float = 1.0
-    path: float = 0.0
-    linear: float = 0.0
-    follow: bool = True
-    onward: bool = False
+    table: str
+    name: str
+    model: dict = {}
+    asked: dict = {}
     visits: int = RECIPES[PRESET].distill.images
     seed: int = 0
 
 
-MODEL = ("koopman", "hierarchy", "encoder_time", "clock", "spatial")
+# terms that make A needed, and what each is asked with
+POINTS = {"path_weight": 10.0, "linear_weight": 1.0, "lr_scale_A": 10.0}
+POINTS |= {"detach_noisier": False, "later_only": True}
+GUESS = {"guess_weight": 4.0, "lr_scale_A": 10.0}
+LINEAR = {"linear_weight": 0.1, "linear_scale": "variance", "detach_noisier": False}
+READOUT = {"readout": "linear", "spatial": "shared"}
+# pairs that grow by up to e^14 towards the picture cannot be asked the other way
+UNANCHORED = {**READOUT, "rates": (0.0, 14.0)}
+LATER = {"later_only": True}
+ANCHORED = {**READOUT, "rates": (-8.0, 8.0), "anchored": True}
 
 
 def grid() -> list[Row]:
-    """All rows, the most important first."""
-    full = Row("paper")
-    table = [  # the paper's table 3, and the control that it lacks
-        full,
-        full._replace(objective="consistency, A = 0", koopman=False),
-        full._replace(objective="one step", koopman=False, consistency=False),
-        full._replace(objective="one step, A", consistency=False),
-        full._replace(objective="paper, bottleneck", hierarchy="bottleneck"),
-        full._replace(objective="paper, bottleneck only", hierarchy="bottleneck-only"),
+    """All rows, table by table, the most important first. "paper" is the first row of
+    every table, and trained once.
+    """
+    paper = Row("asked", "paper")
+    best = Row("asked", "guesses, linear, read-out, anchored", ANCHORED, GUESS | LINEAR)
+    asked = [
+        paper,
+        Row("asked", "points", {"clock": "log"}, POINTS),
+        Row("asked", "guesses", {}, GUESS),
+        Row("asked", "guesses, linear", {}, GUESS | LINEAR),
+        Row("asked", "guesses, read-out", UNANCHORED, GUESS | LATER),
+        Row("asked", "guesses, linear, read-out", UNANCHORED, GUESS | LINEAR | LATER),
+        best,
     ]
-    asked = {
-        "path": 10.0,
-        "rate_A": 10.0,
-        "clock": "log",
-        "follow": False,
-        "onward": True,
-    }
-    moving = full._replace(objective="path+linear", linear=1.0, **asked)
-    further = [
-        moving,
-        full._replace(objective="paper, told no time", encoder_time="none"),
-        full._replace(
-            objective="consistency, A = 0, told no time",
-            encoder_time="none",
-            koopman=False,
-        ),
-        moving._replace(objective="path", linear=0.0),
-        moving._replace(objective="path+linear, rho clock", clock="rho"),
-        moving._replace(objective="path+linear, shared A", spatial="shared"),
-        moving._replace(objective="path+linear, told no time", encoder_time="none"),
-        moving._replace(linear=0.3),
-        moving._replace(linear=3.0),
-        full._replace(objective="paper, shared A", spatial="shared"),
-        full._replace(objective="paper, log clock", clock="log"),
-        full._replace(objective="paper, edm clock", clock="edm"),
-        moving._replace(objective="path+linear, any two times", onward=False),
-        full._replace(objective="linear", linear=1.0, **{**asked, "path": 0.0}),
+    longer = [  # the first is bundled
+        row._replace(table="longer", visits=LONG) for row in (best, paper)
     ]
-    # one is bundled
-    longer = [
-        row._replace(visits=60_000)
-        for row in (moving, moving._replace(linear=4.0), full)
+    parts = [  # the paper's table 3, and the control that it lacks
+        Row("parts", "A = 0", {"koopman": False}),
+        Row("parts", "one step, A = 0", {"koopman": False}, {"consistency": False}),
+        Row("parts", "one step", {}, {"consistency": False}),
+        Row("parts", "bottleneck", {"hierarchy": "bottleneck"}),
+        Row("parts", "bottleneck only", {"hierarchy": "bottleneck-only"}),
     ]
-    seeds = [row._replace(seed=s) for s in (1, 2) for row in (*table, moving)]
-    return [*table, *further[:4], *seeds, *further[4:], *longer]
+    rates = [
+        Row("rates", f"{clock}, {scale:g}", {"clock": clock}, {"lr_scale_A": scale})
+        for clock in ("rho", "edm", "log")
+        for scale in (1.0, 5.0, 10.0, 20.0)
+        if (clock, scale) != ("rho", 1.0)
+    ]
+    tables = (asked, rates, parts)
+    seeds = [r._replace(seed=s) for rows in tables for s in SEEDS for r in rows]
+    return [*longer, *seeds]
+
+
+def trained(row: Row, paths: Trajectories) -> HKD:
+    """The model of a row: from runs/ if it is there, else distilled from the bundled
+    small teacher.
+    """
+    folder = CACHE / "models" / f"{row.table}, {row.name}, {row.seed}"
+    if (folder / "config.json").is_file():
+        return HKD.from_pretrained(folder)
+    torch.compiler.reset()  # a process compiles the same code for eight models at most
+    torch.manual_seed(row.seed)
+    config = replace(PRESETS[PRESET], **row.model)
+    model = HKD.from_teacher(hkd_mini.load(TEACHER), config)
+    recipe = replace(RECIPES[PRESET].distill, images=row.visits, seed=row.seed)
+    objective = replace(RECIPES[PRESET].objective, **row.asked)
+    for _ in train(model, paths, recipe, objective):
+        pass
+    model.save_pretrained(folder)
+    return model
 
 
 def measure(model: HKD, held_out: Trajectories) -> dict:
     """What the chapters' tables show, on held-out paths and in samples; see the
-    module's preface.
+    script's preface.
     """
     found = probe(model, held_out)
     moving = found.with_A
     idle = found.without_A
-    levels = by_level(model).values()
-    by_resolution = lambda values: [values[i].mean().item() for i in levels]
-    samples = evaluation.draw(model, SAMPLES, seed=0)
+    samples = evaluation.draw(model, SAMPLES, seed=0, precision="auto")
     return {
         "frechet": evaluation.evaluate(samples)["frechet"],
         "end": moving.error_at_the_end.item(),
         "end_mid": moving.error_at_the_end_from.mean().item(),
         "end_idle": idle.error_at_the_end.item(),
-        "mid": moving.error_on_the_way.mean().item(),
-        "mid_worst": moving.error_on_the_way.max().item(),
-        "mid_idle": idle.error_on_the_way.mean().item(),
-        "residual": by_resolution(moving.mean_residual),
-        "residual_most": moving.mean_residual.max().item(),
-        "residual_idle": by_resolution(idle.mean_residual),
-        "rate": found.largest_rates.max().item(),
+        "guesses": moving.error_of_guesses.tolist(),
+        "guesses_idle": idle.error_of_guesses.tolist(),
+        "residual": moving.mean_residual.tolist(),
+        "centred": moving.mean_centred_residual.tolist(),
+        "centred_idle": idle.mean_centred_residual.tolist(),
+        "rate": found.largest_rates.tolist(),
+        "size": found.size_of_states.tolist(),
     }
 
 
-def trained(row: Row, paths: Trajectories) -> HKD:
-    """The model of a row, distilled from the bundled small teacher."""
-    torch.compiler.reset()  # a process compiles the same code for eight models at most
-    torch.manual_seed(row.seed)
-    config = replace(PRESETS[PRESET], **{name: getattr(row, name) for name in MODEL})
-    model = HKD.from_teacher(hkd_mini.load(TEACHER), config)
-    recipe = replace(RECIPES[PRESET].distill, images=row.visits, seed=row.seed)
-    objective = replace(
-        RECIPES[PRESET].objective,
-        consistency=row.consistency,
-        lr_scale_A=row.rate_A,
-        path_weight=row.path,
-        linear_weight=row.linear,
-        detach_noisier=row.follow,
-        later_only=row.onward,
+def done(row: Row) -> tuple[Row, dict]:
+    """A row and what it measures, for a process of its own."""
+    torch.set_num_threads(1)
+    paths, held_out = both()
+    return row, measure(trained(row, paths), held_out)
+
+
+def both() -> tuple[Trajectories, Trajectories]:
+    """The paths that all rows learn from, and those that they are measured on."""
+    where = CACHE, TEACHER
+    return (
+        teacher_paths(*where, PATHS, seed=1, times=TIMES),
+        teacher_paths(*where, HELD_OUT, seed=2, times=TIMES),
     )
-    for _ in train(model, paths, recipe, objective):
-        pass
-    return model
 
 
-def teacher_frechet() -> float:
-    """What no row can be expected to beat: the teacher's own samples, 35 evaluations
-    each.
+def of_the_teacher(held_out: Trajectories) -> dict:
+    """What no row can be expected to beat, the teacher's own samples at 35 evaluations
+    each; and the error of a path's end as every guess, which is what standing still
+    scores.
     """
     samples = evaluation.draw(hkd_mini.load(TEACHER), SAMPLES, seed=0, precision="auto")
-    return evaluation.evaluate(samples)["frechet"]
+    n = len(held_out)
+    k = len(held_out.sigmas) - 1
+    found = held_out.gather(torch.arange(n), torch.arange(k).expand(n, k))
+    still = (found["guess"] - found["end"][:, None]).square().flatten(2).mean((0, 2))
+    return {
+        "frechet": evaluation.evaluate(samples)["frechet"],
+        "still": still.tolist(),
+        "sigmas": held_out.sigmas.tolist(),
+    }
 
 
 def main() -> None:
     ask = parser(__doc__)
-    ask.add_argument(
-        "objective", nargs="?", default="", help="only rows whose objective starts so"
-    )
+    ask.add_argument("table", nargs="?", help="only the rows of this table")
     options = ask.parse_args()
     torch.set_num_threads(1)
-    paths = teacher_paths(CACHE, TEACHER, PATHS, seed=1, times=TIMES)
-    held_out = teacher_paths(CACHE, TEACHER, HELD_OUT, seed=2, times=TIMES)
-    known = stored(RESULTS).get("teacher_frechet")
+    held_out = both()[1]
     about = {
         "command": "python benchmarks/ablations.py",
         "device": device(),
         "teacher": f"{TEACHER}, 18 Heun steps, {PATHS} paths of {TIMES} points, "
         f"{HELD_OUT} held out",
-        "teacher_frechet": known or rounded(teacher_frechet()),
+        "weights": weights(TEACHER),
+        "of_the_teacher": stored(RESULTS).get("of_the_teacher")
+        or rounded(of_the_teacher(held_out)),
         "recipe": asdict(RECIPES[PRESET].distill)
         | {"objective": asdict(RECIPES[PRESET].objective)},
     }
-    fill(
-        RESULTS,
-        [r._asdict() for r in grid() if r.objective.startswith(options.objective)],
-        lambda row: measure(trained(Row(**row), paths), held_out),
-        about,
-        show=("frechet", "end", "end_idle", "mid", "residual"),
-    )
+    wanted = [
+        (row,)
+        for row in grid()
+        if options.table in (None, row.table) and lacks(RESULTS, row._asdict())
+    ]
+    for row, found in in_two_processes(done, wanted):
+        add(RESULTS, about, {**row._asdict(), **found, "date": today()}, order)
+        shown = (f"{k} {rounded(found[k])}" for k in ("frechet", "end", "end_idle"))
+        print(row.table, row.name, row.seed, *shown, flush=True)
+
+
+def order(line: dict) -> int:
+    """Rows stand as in `grid`, whenever they were measured."""
+    names = [(row.table, row.name, row.seed) for row in grid()]
+    return names.index((line["table"], line["name"], line["seed"]))
 
 
 if __name__ == "__main__":

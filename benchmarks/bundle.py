@@ -28,6 +28,7 @@ KINDS = (
     "neighbours.json",
     "spectrum.json",
     "editing.json",
+    "modes.json",
     "toy2d.json",
     "cifar10-mini.json",
     "kdm.json",
@@ -53,14 +54,15 @@ def reference(data: str) -> None:
 
 def paths() -> None:
     """The bundled teachers' paths from 64 noises: 10 of the 19 points of each, float32
-    network, half precision on disk.
+    network, half precision on disk. The small one's with its guesses.
     """
-    for name in ("cifar10", "cifar10-tiny"):
+    for name, guesses in (("cifar10", False), ("cifar10-tiny", True)):
         folder = DATA / f"trajectories-{name}"
         teacher = hkd_mini.load(f"teacher-{name}")
         shutil.rmtree(folder, ignore_errors=True)
+        how = {"times": 10, "seed": SEED, "batch": 32, "guesses": guesses}
         for done in make_paths.make(
-            teacher, (3, 32, 32), HELD_OUT, folder, times=10, seed=SEED, batch=32
+            teacher, teacher.config.shape, HELD_OUT, folder, **how
         ):
             print(f"{done} of {HELD_OUT} paths of teacher-{name}")
 

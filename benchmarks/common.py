@@ -104,6 +104,7 @@ def stored(file: pathlib.Path) -> dict:
 def lacks(file: pathlib.Path, row: dict) -> bool:
     """Whether no row of a file of results agrees with `row` on all that it says."""
     rows = stored(file).get("rows", [])
+    row = json.loads(json.dumps(row))  # as it would be stored: lists for tuples
     return not any(all(old[k] == v for k, v in row.items()) for old in rows)
 
 
