@@ -4,6 +4,7 @@ figures belong to the machine.
 
 import ast
 import importlib.util
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch.utils.flop_counter import FlopCounterMode
+
+from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.hkd.bands import mean_frequency
+from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.model import HKD
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -296,3 +303,123 @@ def test_kdm_board_knows_the_board():
     assert module.off_board(
         np.array([[2 * module.HALF, module.HALF]])
     ) == pytest.approx(2.0)
+
+
+# --- modes
+
+
+def test_rank_correlations_are_scipys_and_know_chance():
+    modes = script("modes")
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(3, 20)).round(1)  # ties among them
+    b = rng.normal(size=(3, 20)).round(1)
+    theirs = [spearmanr(*rows).statistic for rows in zip(a, b)]
+    assert np.allclose(modes.spearman(a, b), theirs)
+    x = np.arange(20.0)
+    found = modes.verdict(x, x**3)
+    assert found["rho"] == found["low"] == found["high"] == pytest.approx(1)
+    assert found["chance"] < 1e-3 and found["n"] == 20
+    found = modes.verdict(a[0], b[0])
+    assert found["low"] < found["rho"] < found["high"]
+    assert found["chance"] == pytest.approx(
+        spearmanr(a[0], b[0]).pvalue, rel=0.2, abs=0.02
+    )
+    assert modes.verdict(x[:5], x[:5]) is None
+
+
+def test_weak_pairs_and_states_are_kept_apart():
+    """Two states of opposite order: none over all, one within each."""
+    modes = script("modes")
+    pairs = [
+        {"state": s, "growth": 1.0 + k - 30 * s, "frequency": k + 9 * s, "power": 1.0}
+        for s in (0, 1)
+        for k in range(8)
+    ]
+    weak = {"state": 0, "growth": 9.0, "frequency": -5.0, "power": 1e-4}
+    found = modes.verdicts([*pairs, weak])
+    assert found["all"]["n"] == 16 and found["all"]["rho"] < 0
+    assert found["within"]["rho"] == pytest.approx(1)
+    assert found["growing"]["n"] == 8 and found["growing"]["rho"] == pytest.approx(1)
+    assert "within" not in modes.verdicts(pairs[:8])
+
+
+def test_the_growth_of_a_ring_is_that_of_the_exponential_it_has():
+    modes = script("modes")
+    left = np.linspace(1, 0.05, 9)
+    grown = np.array([0.0, 0.7, 3.2])
+    share = 1 - (1 - np.exp(-np.outer(left, grown))) ** 2
+    assert np.allclose(modes.growths(share, left), grown, atol=0.01)
+    assert modes.growths(np.stack([share, share]), left).shape == (2, 3)
+    rng = torch.Generator().manual_seed(1)
+    ends = torch.randn(12, 3, 32, 32, generator=rng, dtype=torch.float64)
+    ends -= ends.mean(0)  # a guess of the mean picture is then nothing
+    guesses = torch.stack([np.exp(-2.0 * u) * ends for u in left])
+    found = modes.rings_of(guesses, ends, left, 5)
+    for key in ("growth", "low", "high"):
+        assert np.allclose(found[key], 2.0, atol=0.25), key
+    assert np.allclose(found["growth"], 2.0, atol=0.011)
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_pairs_of_a_linear_read_out_are_asked_where_they_are_largest(anchored):
+    """A read-out whose pair k draws k columns of a picture: the frequency is known,
+    and the power is that at the noise or at the picture.
+    """
+    modes = script("modes")
+    network = UNetConfig(resolution=8, channels=8, mult=(1,), blocks=1, attention=())
+    rates = (-6.0, 6.0)
+    how = {"readout": "linear", "spatial": "shared", "pairs": 3, "rates": rates}
+    torch.manual_seed(0)
+    model = HKD(HKDConfig(network, anchored=anchored, **how)).eval()
+    pairs = modes.pairs_of(model, 4)
+    assert [pair["growth"] for pair in pairs] == pytest.approx([6, 0, -6])
+    noise = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(modes.SEED))
+    T = model.clock.T
+    with torch.no_grad():
+        z = model.encode(model.noise.sigma_max * noise, T)
+        for k, (pair, t) in enumerate(zip(pairs, (model.clock.eps, T, T))):
+            mask = torch.zeros(3, 1, 1)
+            mask[k] = 1
+            picture = model.decode(model.evolve(z, T, t, [mask]))
+            wish = picture.square().mean().item()
+            assert pair["power"] == pytest.approx(wish, rel=1e-4) and wish > 0
+            wish = mean_frequency(picture).mean().item()
+            assert pair["frequency"] == pytest.approx(wish, rel=1e-3)
+
+
+def test_pairs_of_a_network_decoder_are_asked_at_the_picture():
+    modes = script("modes")
+    network = UNetConfig(resolution=8, channels=8, mult=(1,), blocks=1, attention=())
+    torch.manual_seed(0)
+    model = HKD(HKDConfig(network)).eval()
+    for generator in model.generators:
+        generator.A.data.normal_(0, 1.0)
+    noise = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(modes.SEED))
+    pairs = modes.pairs_of(model, 2)
+    assert len(pairs) == sum(d // 2 for d, _, _ in model.state_shapes)
+    with torch.no_grad():
+        T, eps = model.clock.T, model.clock.eps
+        z = model.evolve(model.encode(model.noise.sigma_max * noise, T), T, eps)
+        whole = model.decode(z)
+        d = z[1].shape[1] // 2
+        z[1][:, [2, 2 + d]] = 0
+        change = whole - model.decode(z)
+    (pair,) = [p for p in pairs if p["state"] == 1][2:3]
+    assert pair["power"] == pytest.approx(change.square().mean().item(), rel=1e-3)
+
+
+WAYS = ("alpha", "alone", "within", "abs")
+
+
+def test_modes_and_bands_of_the_bundled_model(capsys):
+    script("modes").main(["--quick"])
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["levels"]) == {"16x16", "8x8"}
+    assert found["levels"]["8x8"]["all"]["n"] > 24
+    assert len(found["rings"]["growth"]) == 15
+    script("spectral").main(["--quick"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    found = {key: [line[1:] for line in lines if line[0] == key] for key in WAYS}
+    assert found["alpha"] == found["alone"]  # the read-out is linear
+    assert found["alpha"] == found["within"]  # and a resolution has one state
+    assert len(found["alpha"]) == 2 and found["alpha"] != found["abs"]

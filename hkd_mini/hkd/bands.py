@@ -16,6 +16,9 @@ from ..koopman.generator import apply_mask
 from .model import HKD
 from .spectra import rate
 
+# in cycles per picture of 32 x 32, from what colours it to its finest grain
+RINGS = (0, 1.5, 4, 8, 12, 23)
+
 
 @torch.no_grad()
 def decode_bands(
@@ -132,10 +135,33 @@ def mean_frequency(images: Float[Tensor, "*batch h w"]) -> Float[Tensor, "*batch
     return (power * torch.arange(1, power.shape[-1] + 1)).sum(-1) / power.sum(-1)
 
 
+def ring_power(
+    images: Float[Tensor, "*batch h w"],
+    edges: Sequence[float | int] = RINGS,
+) -> Float[Tensor, "*batch rings"]:
+    """Power of square `images` between two of `edges`, in cycles per picture, the lower
+    included: float64, as shares of the mean square, the picture's mean and the corners
+    among them.
+
+    Unlike `radial_power`, with rings of one's own. Raises ValueError if not square, or
+    for a ring without a frequency.
+    """
+    h, w = images.shape[-2:]
+    if h != w:
+        raise ValueError(f"pictures of {h} x {w}: wanted square ones")
+    axis = torch.fft.fftfreq(h, 1 / h, device=images.device)
+    radius = torch.hypot(axis[:, None], axis)
+    rings = [(radius >= low) & (radius < high) for low, high in zip(edges, edges[1:])]
+    if empty := [i for i, ring in enumerate(rings) if not ring.any()]:
+        raise ValueError(f"edges {list(edges)}: no frequency in ring {empty[0]}")
+    squared = torch.fft.fft2(images.double()).abs().square() / h**4
+    return torch.stack([squared[..., ring].sum(-1) for ring in rings], -1)
+
+
 def share_decided(
     guesses: Float[Tensor, "k n c h w"],
     ends: Float[Tensor, "n c h w"],
-    edges: Sequence[float | int] = (0, 1.5, 4, 8, 12, 23),
+    edges: Sequence[float | int] = RINGS,
 ) -> Float[Tensor, "k rings"]:
     """How much of the pictures `ends` a teacher's `guesses` at k levels already know,
     by spatial frequency: 1 for all of a ring, 0 for no more than the mean picture.
@@ -146,19 +172,7 @@ def share_decided(
     guess is worse than the mean. Raises ValueError for fewer than 2 pictures, a ring
     without a frequency, or pictures that are not square. Chapter 13.
     """
-    h, w = ends.shape[-2:]
-    if len(ends) < 2 or h != w:
-        raise ValueError(
-            f"{len(ends)} pictures of {h} x {w}: wanted at least 2 square ones"
-        )
-    axis = torch.fft.fftfreq(h, 1 / h, device=ends.device)
-    radius = torch.hypot(axis[:, None], axis)
-    rings = [(radius >= low) & (radius < high) for low, high in zip(edges, edges[1:])]
-    if empty := [i for i, ring in enumerate(rings) if not ring.any()]:
-        raise ValueError(f"edges {list(edges)}: no frequency in ring {empty[0]}")
-
-    def power(x: Tensor) -> Tensor:
-        squared = torch.fft.fft2(x.double()).abs().square().sum((-4, -3))
-        return torch.stack([squared[..., ring].sum(-1) for ring in rings], -1)
-
-    return (1 - power(guesses - ends) / power(ends - ends.mean(0))).float()
+    if len(ends) < 2:
+        raise ValueError(f"{len(ends)} picture: wanted at least 2")
+    missed = ring_power(guesses - ends, edges).sum((-3, -2))
+    return (1 - missed / ring_power(ends - ends.mean(0), edges).sum((0, 1))).float()

@@ -67,6 +67,23 @@ def gains(model: HKD, t: float, s: float) -> list[Float[Tensor, "pairs h w"]]:
     return [(lam.real * (s - t)).exp() for lam in spectrum(model)]
 
 
+@torch.no_grad()
+def at_largest(
+    model: HKD, states: list[Float[Tensor, "batch _ _ _"]]
+) -> list[Float[Tensor, "batch _ _ _"]]:
+    """`states` at T, with every pair moved to where it is largest on the way: to eps if
+    it grows towards the picture. It is what an `anchored` encoder names.
+
+    A pair that fades is nothing at the picture, and one that grows nothing at the
+    noise. These are states of no one time, which only a linear read-out can be asked
+    about, pair by pair.
+    """
+    ends = (model.clock.eps, model.clock.T)
+    noise = torch.full((1, 1, 1, 1), model.clock.T)
+    parts = (cast(KoopmanGenerator, part) for part in model.generators)
+    return [A(z, -A.since_anchor(noise, ends)) for A, z in zip(parts, states)]
+
+
 def readings(model: HKD, sigma: float = 1.0) -> list[Reading]:
     """The rates of every state of `model` in terms that compare across clocks; `sigma`
     is where the slope is taken.

@@ -17,11 +17,13 @@ from hkd_mini.hkd.bands import (
     mean_frequency,
     radial_power,
     rate_map,
+    ring_power,
     scale_bands,
 )
 from hkd_mini.hkd.config import PRESETS, HKDConfig
 from hkd_mini.hkd.model import HKD
 from hkd_mini.hkd.spectra import (
+    at_largest,
     band_masks,
     by_level,
     gains,
@@ -349,3 +351,56 @@ def test_radial_power_of_waves():
     assert radial_power(noise).shape == (64, 3, 8)
     with pytest.raises(ValueError, match="square"):
         radial_power(torch.zeros(4, 8))
+
+
+@pytest.mark.parametrize("spatial", ["local", "shared"])
+def test_every_pair_is_brought_to_where_it_is_largest(spatial):
+    net = model(spatial)
+    lams = spectrum(net)
+    z = states_of(net)
+    T, eps = net.clock.T, net.clock.eps
+    with torch.no_grad():
+        found = at_largest(net, z)
+        sizes = [
+            torch.stack([torch.hypot(*part.chunk(2, 1)) for part in parts])
+            for parts in zip(*(net.evolve(z, T, t) for t in (T, 0.6, 0.3, eps)))
+        ]
+    for lam, part, size in zip(lams, found, sizes):
+        torch.testing.assert_close(torch.hypot(*part.chunk(2, 1)), size.amax(0))
+        grows = (lam.real < 0).expand(size.shape[2:])
+        assert grows.any() and not grows.all()
+        assert torch.equal(size.argmax(0).eq(3), grows.expand(size.shape[1:]))
+
+
+def test_an_anchored_encoder_names_what_is_largest():
+    torch.manual_seed(3)
+    network = UNetConfig(resolution=8, channels=8, mult=(1, 2), blocks=1, attention=())
+    config = HKDConfig(
+        network, readout="linear", pairs=6, rates=(-3.0, 3.0), anchored=True
+    )
+    net = HKD(config).eval()
+    x = SIGMA_MAX * torch.randn(2, 3, 8, 8)
+    names = []
+    for part in net.generators:
+        brought = part.from_anchor
+        part.from_anchor = lambda z, *how, b=brought: (names.append(z), b(z, *how))[1]
+    with torch.no_grad():
+        found = at_largest(net, net.encode(x, net.clock.T))
+    for part, name in zip(found, names, strict=True):
+        torch.testing.assert_close(part, name, rtol=1e-4, atol=1e-6)
+
+
+def test_rings_hold_the_mean_square():
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(5)) + 1
+    edges = (0, 0.5, 4, 12)
+    found = ring_power(x, edges)
+    assert found.shape == (2, 3, 3)
+    square = x.double().square().mean((-2, -1))
+    torch.testing.assert_close(found.sum(-1), square)
+    torch.testing.assert_close(found[..., 0], x.double().mean((-2, -1)).square())
+    wave = torch.cos(2 * math.pi * 5 * torch.arange(16) / 16).expand(16, 16)
+    torch.testing.assert_close(
+        ring_power(wave, edges), torch.tensor([0, 0, 0.5]).double(), atol=1e-6, rtol=0
+    )
+    single = ring_power(x, [k + 0.5 for k in range(9)])
+    torch.testing.assert_close(single, radial_power(x.double()))
