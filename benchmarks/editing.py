@@ -1,7 +1,8 @@
-"""What editing does to pictures, in numbers: band injection against its controls,
-inpainting, colourisation.
+"""What editing does to pictures, in numbers: bands beside their controls, guesses on
+the way, walks, inpainting, colourisation.
 
-    python benchmarks/editing.py               # writes data/editing.json: half an hour
+    python benchmarks/editing.py               # writes data/editing.json: 15 minutes
+    python benchmarks/editing.py --model NAME  # of one model, the other's rows stay
     python benchmarks/editing.py --quick       # 16 pairs and pictures, no file
     python benchmarks/editing.py --lpips alex  # with LPIPS (a download), no file
 
@@ -10,24 +11,27 @@ of them new. The reference's state at time t, encoded from x_t of its path, is m
 into the generated one. "total" is the mean square of edited less unedited picture on
 [-1, 1]; "low" is the part of it at up to 4 cycles per picture (Fourier modes of rounded
 radius <= 4, the mean included: what is 4 pixels wide or wider), "low8" up to 8. The
-frequency-agnostic control mixes all modes. It is compared twice: at the same ratio,
-and, pair by pair, at the ratio where its total is the band's (between two ratios of a
-grid, by linear interpolation). "shuffled" is a band whose modes are dealt anew within
-each state: as many from each state as the band has, without regard to their rates.
-Intervals are 95 %, 2000 bootstrap draws over pairs. The first 100 pairs choose, the
-other 500 are measured. Completion likewise: 100 pictures choose the schedule, 300
+frequency-agnostic control mixes all modes, in the same region. It is compared twice: at
+the same ratio, and, pair by pair, at the ratio where its total is the band's (between
+two ratios of a grid, by linear interpolation). "shuffled" is a band whose modes are
+dealt anew within each state: as many from each state as the band has, without regard to
+their rates. Intervals are 95 %, 2000 bootstrap draws over pairs. The first 50 pairs
+choose, the other 200 are measured. "guesses" are the same changes of what the states
+decode to on the way, level by level, over 50 pairs; "walks" the Frechet distances of
+what lies halfway between two seeds. Completion: 50 pictures choose the schedule, 200
 others are measured: ends of the teacher's paths, and CIFAR-10's test pictures where
 HKD_MINI_DATA has them. "perceptual" is the bundled feature distance (not LPIPS). One
 thread, float32.
 """
 
+import itertools
 import json
 import os
 import platform
 import time
 
 import torch
-from common import parser, rounded, today, write
+from common import parser, rounded, stored, today, weights, write
 
 import hkd_mini
 from hkd_mini.app import evaluation
@@ -43,17 +47,19 @@ from hkd_mini.judge.distance import Distance
 
 MODELS = {
     "hkd-cifar10": "teacher-cifar10",
-    "hkd-cifar10-linear": "teacher-cifar10-tiny",
+    "hkd-cifar10-tiny": "teacher-cifar10-tiny",
 }
 SEED = 14
 STEPS = 18
-CHOOSE = 100
-MEASURE = 500
-PICTURES = 300
+CHOOSE = 50
+MEASURE = 200
+SEEN = 50  # pairs whose guesses are decoded
 # points of a path where references are encoded
 KEPT = {"noise": 0, "middle": 10, "picture": 14}
-RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
-RATIO = 0.7
+RATIOS = (0.1, 0.2, 0.5, 0.8, 0.9)  # the paper's figure 5
+RATIO = 0.8
+THIRDS = ("low", "middle", "high")
+REGIONS = {"lower half": edit.lower_half(), "lower left": edit.lower_left()}
 GRID = torch.linspace(0, 1, 11)
 KEYS = ("time", "band", "ratio")  # say which injection was chosen
 CUTS = {"low": 4, "low8": 8}
@@ -105,13 +111,6 @@ def change(after, before):
     )
 
 
-def towards(after, before, wish):
-    """Cosine between a change and the whole way to the reference's picture."""
-    a = (after - before).flatten(1)
-    b = (wish - before).flatten(1)
-    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
-
-
 def at_equal_change(control, total):
     """The control at the ratio where its total is `total`, pair by pair: (3, pairs) and
     the ratios (pairs,).
@@ -139,8 +138,8 @@ def dealt(masks):
 
 
 def selections(model):
-    """{(kind, name): masks}: thirds by rate, jointly ranked in each resolution;
-    resolutions; single states.
+    """{(kind, name): masks}: thirds by rate, jointly ranked in each resolution, and
+    what each of them becomes when dealt anew; single states.
     """
     eigenvalues = spectrum(model)
     levels = by_level(model)
@@ -148,14 +147,10 @@ def selections(model):
     everything = torch.ones(1, 1, 1, dtype=torch.bool)
     for key in ("alpha", "abs"):
         bands = band_masks(eigenvalues, 3, key, levels.values())
-        for i, name in enumerate(("low", "middle", "high")):
+        for i, name in enumerate(THIRDS):
             found[key, name] = [m[i] for m in bands]
             if key == "alpha":
                 found["shuffled", name] = dealt(found[key, name])
-    for (h, w), states in levels.items():
-        found["resolution", f"{h}x{w}"] = [
-            everything if i in states else None for i in range(len(eigenvalues))
-        ]
     for state in range(len(eigenvalues)):
         found["state", str(state)] = [
             everything if i == state else None for i in range(len(eigenvalues))
@@ -163,74 +158,80 @@ def selections(model):
     return found
 
 
-def injection(model, noise, path, levels):
-    """Rows of every selection, reference time and ratio; the claim, chosen on other
-    pairs.
+def asked(masks_of, time, region):
+    """What is mixed at one place of encoding, in one region: ((kind, band), ratio)."""
+    for kind, band in masks_of:
+        everything = time == "middle" and not region
+        if kind == "alpha" and everything:
+            yield from (((kind, band), ratio) for ratio in RATIOS)
+        elif kind == "alpha" or everything or kind == "shuffled" and not region:
+            yield (kind, band), RATIO
+
+
+def beside(c, control, ratio, held):
+    """A mix's change `c` (3, pairs) beside the `control`'s (grid, 3, pairs): a row's
+    numbers over `held`, and low frequencies over the control's where it is chosen.
     """
-    clock = model.clock
+    equal, ratios = at_equal_change(control, c[0])
+    same = control[round(ratio * 10)]
+    row = {
+        **dict(zip(("total", *CUTS), c[:, held].mean(1).tolist())),
+        "control_ratio": float(ratios[held].mean()),
+        "beyond": int((c[0] > control[-1, 0])[held].sum()),
+        "less": {
+            "same ratio": interval((same[1] - c[1])[held]),
+            "same change": interval((equal[1] - c[1])[held]),
+        },
+    }
+    for i, cut in enumerate(CUTS, 1):
+        row[f"{cut}_of_control"] = {
+            "same ratio": float(same[i, held].mean()),
+            "same change": float(equal[i, held].mean()),
+        }
+    first = slice(0, held.start)
+    return row, float(c[1, first].mean() / equal[1, first].mean())
+
+
+def changes(model, own, other, plain, masks, ratio, region=None):
+    """`change` of the pictures `plain` by one mix, its states in parts."""
+    mixes = (edit.inject(a, b, masks, ratio, region) for a, b in zip(own, other))
+    return change(torch.cat([model.decode(z) for z in mixes]), plain)
+
+
+def injection(model, noise, path, levels):
+    """Rows of every selection, reference time, region and ratio; the claim, chosen on
+    other pairs.
+    """
     T = model.clock.T
     eps = model.clock.eps
     held = slice(min(CHOOSE, len(noise) // 3), None)
     encoded = lambda x, t: model.evolve(model.encode(x, t), t, eps)
     own = [encoded(SIGMA_MAX * n, T) for n in noise.split(100)]
     plain = torch.cat([model.decode(z) for z in own])
-    end = path[-1]
+    masks_of = selections(model)
     rows = []
     curves = []
     choice = []
-    for name, k in KEPT.items():
-        t = float(clock.time(float(levels[k])))
+    for (name, k), place in itertools.product(KEPT.items(), (None, *REGIONS)):
+        if place and name != "middle":
+            continue
+        t = float(model.clock.time(float(levels[k])))
         other = [encoded(x, t) for x in path[k].split(100)]
-        mixed = lambda masks, r, other=other: torch.cat(
-            [model.decode(edit.inject(a, b, masks, r)) for a, b in zip(own, other)]
-        )
-        agnostic = [plain] + [mixed(None, r) for r in GRID[1:].tolist()]
-        control = torch.stack([change(x, plain) for x in agnostic])
-        for r, x, c in zip(GRID.tolist(), agnostic, control):
+        some = (model, own, other, plain)
+        where = REGIONS.get(place)
+        mixed = [changes(*some, None, r, where) for r in GRID[1:].tolist()]
+        control = torch.stack([change(plain, plain), *mixed])
+        for r, c in zip(GRID.tolist(), control):
             sums = dict(zip(("total", *CUTS), c[:, held].mean(1).tolist()))
-            curves.append(
-                {
-                    "time": name,
-                    "ratio": round(r, 1),
-                    **sums,
-                    "towards": mean_or_none(towards(x, plain, end)),
-                }
-            )
-        for (kind, band), masks in selections(model).items():
-            if kind == "state" and name != "middle":
-                continue
-            for r in RATIOS if kind == "alpha" and name == "middle" else (RATIO,):
-                x = mixed(masks, r)
-                c = change(x, plain)
-                equal, ratios = at_equal_change(control, c[0])
-                same = control[round(r * 10)]
-                row = {
-                    "time": name,
-                    "sigma": float(levels[k]),
-                    "kind": kind,
-                    "band": band,
-                    "ratio": r,
-                    **dict(zip(("total", *CUTS), c[:, held].mean(1).tolist())),
-                    "towards": mean_or_none(towards(x, plain, end)),
-                    "control_ratio": float(ratios[held].mean()),
-                    "beyond": int((c[0] > control[-1, 0])[held].sum()),
-                }
-                for i, cut in enumerate(CUTS, 1):
-                    row[f"{cut}_of_control"] = {
-                        "same ratio": float(same[i, held].mean()),
-                        "same change": float(equal[i, held].mean()),
-                    }
-                row["less"] = {
-                    "same ratio": interval((same[1] - c[1])[held]),
-                    "same change": interval((equal[1] - c[1])[held]),
-                }
-                rows.append(row)
-                if kind == "alpha" and r == RATIO:
-                    first = slice(0, held.start)
-                    choice.append(
-                        (float(c[1, first].mean() / equal[1, first].mean()), name, band)
-                    )
-        print(f"  injection, reference at {name}", flush=True)
+            curves.append({"time": name, "region": place, "ratio": round(r, 1), **sums})
+        for (kind, band), r in asked(masks_of, name, place):
+            c = changes(*some, masks_of[kind, band], r, where)
+            row, first = beside(c, control, r, held)
+            about = {"time": name, "sigma": float(levels[k]), "region": place}
+            rows.append({**about, "kind": kind, "band": band, "ratio": r, **row})
+            if kind == "alpha" and r == RATIO and not place:
+                choice.append((first, name, band))
+        print(f"  injection, reference at {name}, {place or 'everywhere'}", flush=True)
     best = min(choice)
     return {
         "pairs": len(noise) - held.start,
@@ -240,9 +241,54 @@ def injection(model, noise, path, levels):
     }
 
 
-def mean_or_none(values):
-    value = float(values.mean())
-    return value if value == value else None
+def guesses(model, noise, path, levels):
+    """How much what the states decode to changes on the way, by level: thirds, the same
+    dealt anew, all modes; the reference encoded in the middle.
+    """
+    T = model.clock.T
+    k = KEPT["middle"]
+    t = float(model.clock.time(float(levels[k])))
+    own = model.encode(SIGMA_MAX * noise, T)
+    other = model.encode(path[k], t)
+    bands = selections(model)
+    wish = {key: bands[key] for key in bands if key[0] in ("alpha", "shuffled")}
+    rows = []
+    for sigma in levels[:-1:2].tolist():
+        u = float(model.clock.time(sigma))
+        mine = model.evolve(own, T, u)
+        its = model.evolve(other, t, u)
+        before = model.decode(mine)
+        for (kind, band), masks in (wish | {("agnostic", "all"): None}).items():
+            after = model.decode(edit.inject(mine, its, masks, RATIO))
+            values = dict(zip(("total", *CUTS), change(after, before).mean(1).tolist()))
+            rows.append({"sigma": sigma, "kind": kind, "band": band, **values})
+    print("  guesses on the way", flush=True)
+    return rows
+
+
+def far(pictures):
+    """Frechet distance of `pictures` to CIFAR-10's, bundled features."""
+    extract = evaluation.extractor("cifar")
+    reference = metrics.load_statistics(data_folder() / evaluation.REFERENCE)
+    found = features.in_batches(to_uint8(pictures), extract)
+    return metrics.frechet_distance(metrics.statistics(found), reference)
+
+
+def walks(model, noise, n):
+    """Frechet distances of n pictures at one end of a walk and halfway, by its way."""
+    a = noise[:n]
+    b = noise[-n:]
+    jump = lambda x: in_parts(model.sample, x)
+    between = lambda x, y: edit.interpolate(model, x, y, torch.tensor([0.5]))[0]
+    ends = jump(a), jump(b)
+    found = {
+        "ends": far(ends[0]),
+        "states": far(in_parts(between, a, b).clamp(-1, 1)),
+        "cross-fade": far((ends[0] + ends[1]) / 2),
+        "noise, circle": far(jump((a + b) / 2**0.5)),
+    }
+    print("  walks", flush=True)
+    return {"n": n, "frechet": found}
 
 
 def compared(fill, plain, true, distance):
@@ -252,11 +298,6 @@ def compared(fill, plain, true, distance):
     a, b = (
         in_parts(lambda x, y: distance(x, y).flatten(), to_unit(to_uint8(x)), true)
         for x in (fill, plain)
-    )
-    extract = evaluation.extractor("cifar")
-    reference = metrics.load_statistics(data_folder() / evaluation.REFERENCE)
-    far = lambda x: metrics.frechet_distance(
-        metrics.statistics(features.in_batches(to_uint8(x), extract)), reference
     )
     return {
         "perceptual": float(a.mean()),
@@ -374,6 +415,7 @@ def colourisation(model, sets, distance):
 def measure(name, choose, count, distance):
     model = hkd_mini.load(name)
     teacher = hkd_mini.load(MODELS[name])
+    began = time.time()
     n = choose + count
     levels = karras_sigmas(STEPS)
     noise, start = (torch.randn(n, 3, 32, 32, generator=generator(k)) for k in (1, 2))
@@ -385,25 +427,31 @@ def measure(name, choose, count, distance):
     sets = {
         "teacher": (
             eight_bits(path[-1][: choose // 2]),
-            eight_bits(path[-1][choose:][:PICTURES]),
+            eight_bits(path[-1][choose:][:MEASURE]),
         )
     }
     if os.environ.get("HKD_MINI_DATA"):
         test = to_unit(load_cifar10("test", os.environ["HKD_MINI_DATA"]).x[:n])
-        sets["test"] = test[: choose // 2], test[choose:][:PICTURES]
-    return {
+        sets["test"] = test[: choose // 2], test[choose:][:MEASURE]
+    found = {
         "injection": injection(model, noise, path, levels),
+        "guesses": guesses(model, noise[-SEEN:], path[:, -SEEN:], levels),
+        "walks": walks(model, noise, count),
         "inpainting": inpainting(model, sets, distance),
         "colourisation": colourisation(model, sets, distance),
     }
+    about = {"date": today(), "minutes": (time.time() - began) / 60}
+    return {**about, "weights": weights(name, MODELS[name]), **found}
 
 
-def summary(name, injection, inpainting, colourisation):
+def summary(name, injection, inpainting, colourisation, **_):
     chosen = injection["chosen"]
     (row,) = (
         r
         for r in injection["rows"]
-        if r["kind"] == "alpha" and all(r[k] == chosen[k] for k in KEYS)
+        if r["kind"] == "alpha"
+        and not r["region"]
+        and all(r[k] == chosen[k] for k in KEYS)
     )
     shares = {
         way: round(row["low"] / value, 3)
@@ -429,30 +477,31 @@ def summary(name, injection, inpainting, colourisation):
 def main(arguments=None):
     ask = parser(__doc__)
     ask.add_argument("--quick", action="store_true")
+    ask.add_argument("--model", choices=tuple(MODELS))
     ask.add_argument("--lpips", choices=("alex", "vgg", "squeeze"))
     options = ask.parse_args(arguments)
     torch.set_num_threads(1)
     distance = Distance.of(options.lpips or "cifar").perceptual
-    began = time.time()
     choose, count = (8, 16) if options.quick else (CHOOSE, MEASURE)
-    found = {name: measure(name, choose, count, distance) for name in MODELS}
+    names = [options.model] if options.model else list(MODELS)
+    found = {name: measure(name, choose, count, distance) for name in names}
     about = {
         "made": "benchmarks/editing.py",
-        "date": today(),
         "torch": torch.__version__,
         "machine": platform.machine(),
-        "minutes": (time.time() - began) / 60,
         "seed": SEED,
         "perceptual": options.lpips or "features-cifar10 (feature distance)",
         "low": "up to 4 cycles per picture",
-        "test pictures": "JPEG copies of CIFAR-10",
+        "test pictures": "CIFAR-10, as published",
     }
-    content = rounded({"about": about, "models": found})
+    file = data_folder() / "editing.json"
+    every = stored(file).get("models", {}) | found
+    every = {name: every[name] for name in MODELS if name in every}
     if options.quick or options.lpips:
-        text = json.dumps(content)
+        text = json.dumps(rounded(found))
         print(text if options.lpips else f"{len(text)} bytes of results")
     else:
-        write(data_folder() / "editing.json", content, indent=None)
+        write(file, rounded({"about": about, "models": every}), indent=None)
     for name, result in found.items():
         summary(name, **result)
 

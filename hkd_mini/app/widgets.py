@@ -166,8 +166,9 @@ def editing_bench(
     `model` on their way, at first those of `seed`.
 
     `references` in [-1, 1], noised to the time of the edit. Left: the reference, dimmed
-    where nothing is taken. Rows: pictures as they would be, edited, the difference.
-    Raises ValueError for references of another size.
+    where nothing is taken. Rows: what the states decode to at that time, without the
+    edit and with it; pictures as they would be, edited, the difference. Raises
+    ValueError for references of another size.
     """
     shape = model.config.network.shape
     T = model.clock.T
@@ -218,8 +219,9 @@ def editing_bench(
         after = model.decode(model.evolve(mixed, t, eps))
         # fades to paper
         shown = references[which.value] * (0.3 + 0.7 * where) + 0.7 * (1 - where)
+        guesses = model.decode(z), model.decode(mixed)
         picture.value = png(
-            rows(shown[None], scale=6), rows(before, after, after - before)
+            rows(shown[None], scale=6), rows(*guesses, before, after, after - before)
         )
 
     right = widgets.VBox([which, band, key, ratio, way, number])

@@ -9,10 +9,11 @@ generated ones,
 
 is linear and diagonal in the pairs, as the evolution is, and so the two commute: an
 edit at any time equals the same edit at the end. What the time decides is how the
-reference was encoded: at which noise level it was looked at. Inpainting and
-colourisation repeat one step: jump to the picture, put back what is known, go back to a
-lower noise level. They cost one evaluation a round, so they are not one-step. Chapter:
-14 "Editing the trajectory".
+reference was encoded: at which noise level it was looked at. With the linear read-out
+the picture moves by one picture times the ratio. Inpainting and colourisation repeat
+one step: jump to the picture, put back what is known, go back to a lower noise level.
+They cost one evaluation a round, so they are not one-step. Chapter: 14 "Edit a picture
+on its way".
 Source: HKD section 4.3; consistency models (arXiv 2303.01469), algorithm 4.
 """
 
@@ -106,19 +107,21 @@ def edited(
     masks: Sequence[Shaped[Tensor, "_ _ _"] | None] | None = None,
     ratio: float = 0.5,
     region: Shaped[Tensor, "height width"] | None = None,
+    u: float | None = None,
 ) -> Float[Tensor, "batch ..."]:
     """Pictures from unit noise with a band of a reference injected at time t.
 
     `reference` is x_t of the reference, at noise level clock.sigma(t): a point of its
     own path, or picture plus noise (`noised`). States of `model` are evolved T -> t,
-    mixed by `masks`, `ratio`, `region` (`inject`), evolved t -> eps, decoded.
+    mixed by `masks`, `ratio`, `region` (`inject`), evolved t -> u, decoded. At `u` =
+    eps, where None is given, it is the picture; before, the edited guess.
     Source: HKD section 4.3, HKD figure 5.
     """
     states = model.evolve(
         model.encode(model.noise.sigma_max * noise, model.clock.T), model.clock.T, t
     )
     mixed = inject(states, model.encode(reference, t), masks, ratio, region)
-    return model.decode(model.evolve(mixed, t, model.clock.eps))
+    return model.decode(model.evolve(mixed, t, model.clock.eps if u is None else u))
 
 
 def noised(

@@ -136,6 +136,28 @@ def test_keeping_everything_is_the_whole_picture(model):
     assert pictures[72:104, -32:].float().std() == 0  # and no difference
 
 
+def test_the_bench_shows_the_guess_that_an_edit_changes(model):
+    box = ours.editing_bench(model, references(model), n=2)
+    ratio, region = (
+        next(c for c in panel.controls(box) if c.description == word)
+        for word in ("ratio", "region")
+    )
+
+    def line(k):
+        """Row k of the pictures on the right, two of 16 pixels, twice as large."""
+        image = Image.open(io.BytesIO(picture(box).value)).convert("RGB")
+        corner = image.width - 2 * 2 * 18
+        return image.crop((corner, 36 * k, image.width, 36 * k + 36)).tobytes()
+
+    region.value = "everything"
+    assert line(0) != line(1) and line(2) != line(3)
+    ratio.value = 0.0
+    assert line(0) == line(1) and line(2) == line(3)
+    region.value = "nothing"
+    ratio.value = 1.0
+    assert line(0) == line(1) and line(2) == line(3)
+
+
 def test_in_a_loop_changes_are_drawn_once_and_the_last_one_counts():
     slider = widgets.IntSlider()
     drawn = []

@@ -2,6 +2,8 @@
 is known comes back.
 """
 
+import copy
+
 import pytest
 import torch
 
@@ -13,6 +15,16 @@ from hkd_mini.hkd.model import HKD
 from hkd_mini.hkd.spectra import band_masks, spectrum
 
 NETWORK = UNetConfig(resolution=8, channels=8, mult=(1, 2), blocks=1, attention=())
+KINDS = {
+    "network": {},
+    "linear": {
+        "readout": "linear",
+        "pairs": 6,
+        "spatial": "shared",
+        "anchored": True,
+        "rates": (-2.0, 2.0),
+    },
+}
 
 
 @pytest.fixture(scope="module", params=["rho", "log"])
@@ -21,6 +33,18 @@ def model(request):
     model = HKD(HKDConfig(NETWORK, clock=request.param)).eval()
     for generator in model.generators:
         generator.A.data.normal_(0, 0.3)
+    return model
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def either(request):
+    """One model with each read-out: local generators and shared ones."""
+    torch.manual_seed(0)
+    model = HKD(HKDConfig(NETWORK, **KINDS[request.param])).eval()
+    for parameter in model.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    for generator in model.generators:
+        generator.A.data.add_(0.3 * torch.randn_like(generator.A))
     return model
 
 
@@ -104,6 +128,75 @@ def test_a_mix_commutes_with_the_evolution(model):
         )
         early = model.decode(model.evolve(edit.inject(a, b, band, 0.7), T, eps))
     torch.testing.assert_close(late, early, rtol=1e-3, atol=1e-4)
+
+
+def commutes(model, change):
+    """Whether a change of states may be made at T as well as at eps."""
+    T = model.clock.T
+    eps = model.clock.eps
+    states, _ = both(model, T)
+    with torch.no_grad():
+        early = model.evolve([change(z) for z in states], T, eps)
+        late = [change(z) for z in model.evolve(states, T, eps)]
+    return all(torch.allclose(z, w, rtol=1e-3, atol=1e-5) for z, w in zip(early, late))
+
+
+def test_what_commutes_with_shared_generators_and_what_does_not(either):
+    halves = lambda z: z.chunk(2, dim=1)
+    shared = either.config.spatial == "shared"
+    blur = lambda z: torch.nn.functional.avg_pool2d(z, 3, 1, 1)
+    shift = lambda z: z.roll((1, 1), (2, 3))
+    turn = lambda z: torch.cat([halves(z)[1], -halves(z)[0]], 1)
+    only_p = lambda z: torch.cat([2 * halves(z)[0], halves(z)[1]], 1)
+    exchange = lambda z: torch.cat([part.roll(1, 1) for part in halves(z)], 1)
+    assert commutes(either, turn)
+    assert commutes(either, blur) == commutes(either, shift) == shared
+    assert not commutes(either, only_p) and not commutes(either, exchange)
+
+
+def test_without_a_frequency_p_may_be_scaled_alone(either):
+    model = copy.deepcopy(either)
+    for generator in model.generators:
+        generator.beta.data.zero_()
+    only_p = lambda z: torch.cat([2 * z.chunk(2, 1)[0], z.chunk(2, 1)[1]], 1)
+    assert commutes(model, only_p)
+
+
+@torch.no_grad()
+def test_with_a_linear_readout_edits_add_one_picture_times_the_ratio(either):
+    a, b = both(either, either.clock.eps)
+    bands = band_masks(spectrum(either), 3)
+    plain = either.decode(a)
+    mix = lambda k, r: either.decode(edit.inject(a, b, [m[k] for m in bands], r))
+    straight = plain + 0.3 * (mix(1, 1.0) - plain)
+    parts = sum(mix(k, 0.6) - plain for k in range(3))
+    whole = either.decode(edit.inject(a, b, None, 0.6)) - plain
+    faded = 0.6 * (either.decode(b) - plain)
+    exact = either.config.readout == "linear"
+    for found, wish in (
+        (mix(1, 0.3), straight),
+        (parts, whole),
+        (whole, faded),
+    ):
+        assert torch.allclose(found, wish, atol=1e-5) == exact
+
+
+@torch.no_grad()
+def test_an_edit_shows_in_the_guess(either):
+    T = either.clock.T
+    t = middle(either)
+    reference = edit.noised(either, pictures(2), noise(2, seed=7), t)
+    start = either.encode(SIGMA_MAX * noise(2), T)
+    for u in (T, t, either.clock.eps):
+        guess = edit.edited(either, noise(2), reference, t, ratio=0.0, u=u)
+        plain = either.decode(either.evolve(start, T, u))
+        torch.testing.assert_close(guess, plain, rtol=1e-3, atol=1e-4)
+        changed = edit.edited(either, noise(2), reference, t, ratio=1.0, u=u)
+        wish = either.decode(either.evolve(either.encode(reference, t), t, u))
+        torch.testing.assert_close(changed, wish, rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(changed, plain, atol=1e-3)
+    ends = [edit.edited(either, noise(2), reference, t, u=u) for u in (None, u)]
+    assert torch.equal(*ends)
 
 
 def test_one_reference_for_many(model):
