@@ -1,4 +1,4 @@
-// What each part is worth: the models of a table of the ablation on a measure of the reader's choice, and on two measures at once.
+// What each part is worth: models of the ablations, table by table, on a measure of the reader's choice and on two at once.
 // A dot is a mean over seeds, the small ones are the seeds; a stick ends at the value with A set to 0. Numbers come from
 // the notebook; nothing is computed here but logarithms.
 import { choice, COLORS, layout, slider, svg } from "./stage.mjs";
@@ -12,10 +12,20 @@ export function mount(root, { measures, tables, y, x }) {
   choice(controls, { label: "table", options: tables.map((t) => t.table) }, (k) => {
     models = tables[k].rows;
     pick.max = models.length;
+    y = offer(lists[0], y, 3);
+    x = offer(lists[1], x, 1);
     choose(0);
   });
-  choice(controls, { label: "measure", options: names, value: y }, (k) => { y = k; draw(); });
-  choice(controls, { label: "against", options: names, value: x }, (k) => { x = k; draw(); });
+  const lists = [
+    choice(controls, { label: "measure", options: names, value: y }, (k) => { y = k; draw(); }),
+    choice(controls, { label: "against", options: names, value: x }, (k) => { x = k; draw(); }),
+  ];
+  /** Let a list offer what all models of the table have; the choice, or `other` where they lack it. */
+  const offer = (list, chosen, other) => {
+    measures.forEach((m, k) => { list.options[k].disabled = !models.every((model) => model.values[m.key]); });
+    list.value = list.options[chosen].disabled ? other : chosen;
+    return Number(list.value);
+  };
   const pick = slider(controls, { label: "model", min: 1, max: models.length, step: 1, value: 1 },
     (k) => { chosen = k - 1; draw(); });
   const choose = (k) => { chosen = k; pick.value = k + 1; pick.nextElementSibling.textContent = k + 1; draw(); };
