@@ -55,7 +55,7 @@ def test_chapters_read_claims_and_do_not_type_them(path):
     code = " ".join(CELL.findall(text))
     named = set(
         re.findall(
-            r"[\"']((?:frechet|end|linear|cond|speed|accuracy)-[a-z0-9-]+)[\"']", code
+            r"[\"']((?:frechet|end|tiny|cond|speed|accuracy)-[a-z0-9-]+)[\"']", code
         )
     )
     assert named <= set(CLAIMS), f"{named - set(CLAIMS)}: no such claim"
@@ -74,6 +74,14 @@ def test_chapters_read_claims_and_do_not_type_them(path):
 def test_the_ratio_is_that_of_its_parts():
     parts = CLAIMS["frechet-hkd"]["value"] / CLAIMS["frechet-teacher"]["value"]
     assert math.isclose(CLAIMS["frechet-ratio"]["value"], parts, rel_tol=1e-3)
+    hkd, teacher = (CLAIMS[f"frechet-{k}-imagenet"]["value"] for k in ("hkd", "teacher"))
+    ratio = CLAIMS["frechet-imagenet-ratio"]["value"]
+    assert math.isclose(ratio, hkd / teacher, rel_tol=1e-3)
+    rows = json.loads((data_folder() / "ablations" / "results.json").read_text())["rows"]
+    (beside,) = (r for r in rows if (r["table"], r["name"]) == ("longer", "paper"))
+    ratio = CLAIMS["frechet-tiny-ratio"]["value"]
+    tiny = CLAIMS["frechet-tiny"]["value"]
+    assert math.isclose(ratio, tiny / beside["frechet"], rel_tol=1e-3)
 
 
 # The distance of 10,000 samples is `make claims`'s to measure again: minutes.
@@ -91,7 +99,7 @@ def test_frechet_distance_of_few_samples_again():
     ("name", "paths", "prefix"),
     [
         ("hkd-cifar10", "trajectories-cifar10", "end"),
-        ("hkd-cifar10-linear", "trajectories-cifar10-tiny", "linear"),
+        ("hkd-cifar10-tiny", "trajectories-cifar10-tiny", "tiny"),
     ],
 )
 def test_errors_and_residuals_on_held_out_paths_again(name, paths, prefix):
@@ -100,14 +108,18 @@ def test_errors_and_residuals_on_held_out_paths_again(name, paths, prefix):
     end = asked.with_A.error_at_the_end
     idle = asked.without_A.error_at_the_end
     residual = asked.with_A.mean_residual
+    centred = asked.with_A.mean_centred_residual
+    guesses = asked.with_A.error_of_guesses
     found = {
         "end-error": end,
         "end-error-idle": idle,
-        "linear-end": end,
-        "linear-end-idle": idle,
-        "linear-mid": asked.with_A.error_on_the_way.mean(),
-        f"{prefix}-residual-least": residual.min(),
-        f"{prefix}-residual-most": residual.max(),
+        "end-residual-least": residual.min(),
+        "end-residual-most": residual.max(),
+        "tiny-end": end,
+        "tiny-end-idle": idle,
+        "tiny-guesses-most": torch.nan if guesses is None else guesses.max(),
+        "tiny-centred-least": centred.min(),
+        "tiny-centred-most": centred.max(),
     }
     claims = [claim for claim in found if claim.startswith(prefix)]
     assert len(claims) == (4 if prefix == "end" else 5)
@@ -178,8 +190,12 @@ def test_what_the_bundle_promises():
     assert value["cond-hkd-rate"] >= value["cond-teacher-rate"] - 0.10
 
 
-def test_what_the_linear_model_promises():
+def test_what_the_small_model_promises():
+    """Its generator is needed, its states go with the teacher's guesses and move
+    linearly, and its pictures cost nothing for it.
+    """
     value = {name: claim["value"] for name, claim in CLAIMS.items()}
-    assert value["linear-end-idle"] >= 10 * value["linear-end"]
-    assert value["linear-mid"] <= 2 * value["linear-end"]
-    assert value["frechet-linear-ratio"] <= 1.5
+    assert value["tiny-end-idle"] >= 10 * value["tiny-end"]
+    assert value["tiny-guesses-most"] <= 1.3 * value["tiny-end"]
+    assert value["tiny-centred-most"] <= 0.15
+    assert value["frechet-tiny-ratio"] <= 1.1

@@ -1,17 +1,34 @@
-// What each part is worth: all models of the ablation on a measure of the reader's choice, and on two measures at once.
+// What each part is worth: models of the ablations, table by table, on a measure of the reader's choice and on two at once.
 // A dot is a mean over seeds, the small ones are the seeds; a stick ends at the value with A set to 0. Numbers come from
 // the notebook; nothing is computed here but logarithms.
 import { choice, COLORS, layout, slider, svg } from "./stage.mjs";
 
-export function mount(root, { measures, models, y, x, chosen }) {
+export function mount(root, { measures, tables, y, x }) {
   const { controls, panels, note } = layout(root);
+  let models = tables[0].rows, chosen = 0;
   const mean = (values) => values.reduce((a, b) => a + b) / values.length;
   const digits = (v) => (v >= 100 ? v.toFixed(0) : String(Number(v.toPrecision(3)))).replace("-", "\u2212");
   const names = measures.map((m) => m.name);
-  choice(controls, { label: "measure", options: names, value: y }, (k) => { y = k; draw(); });
-  choice(controls, { label: "against", options: names, value: x }, (k) => { x = k; draw(); });
-  const pick = slider(controls, { label: "model", min: 1, max: models.length, step: 1, value: chosen + 1 },
+  choice(controls, { label: "table", options: tables.map((t) => t.table) }, (k) => {
+    models = tables[k].rows;
+    pick.max = models.length;
+    y = offer(lists[0], y, 3);
+    x = offer(lists[1], x, 1);
+    choose(0);
+  });
+  const lists = [
+    choice(controls, { label: "measure", options: names, value: y }, (k) => { y = k; draw(); }),
+    choice(controls, { label: "against", options: names, value: x }, (k) => { x = k; draw(); }),
+  ];
+  /** Let a list offer what all models of the table have; the choice, or `other` where they lack it. */
+  const offer = (list, chosen, other) => {
+    measures.forEach((m, k) => { list.options[k].disabled = !models.every((model) => model.values[m.key]); });
+    list.value = list.options[chosen].disabled ? other : chosen;
+    return Number(list.value);
+  };
+  const pick = slider(controls, { label: "model", min: 1, max: models.length, step: 1, value: 1 },
     (k) => { chosen = k - 1; draw(); });
+  const choose = (k) => { chosen = k; pick.value = k + 1; pick.nextElementSibling.textContent = k + 1; draw(); };
 
   /** Seeds, mean and the value without A of a model on a measure. */
   const read = (model, measure) => {
@@ -42,7 +59,7 @@ export function mount(root, { measures, models, y, x, chosen }) {
   /** One line for each model. */
   function list(measure) {
     const high = 46 + 33 * models.length, { place, ticks } = scale(measure, 10, 312);
-    const view = panels.appendChild(svg("svg", { viewBox: `0 0 360 ${high}`, role: "group", "aria-label": `All models by ${measure.name}` }));
+    const view = panels.appendChild(svg("svg", { viewBox: `0 0 360 ${high}`, role: "group", "aria-label": `The table's models by ${measure.name}` }));
     put(view, 10, 16, measure.name, { "font-weight": 700, "font-size": 15 });
     for (const v of ticks) {
       stroke(view, place(v), 26, place(v), high - 20, "#e6e3dc");
@@ -60,11 +77,11 @@ export function mount(root, { measures, models, y, x, chosen }) {
       }
       seeds.forEach((v) => dot(row, place(v), at, 2.6, color, { opacity: 0.5 }));
       dot(row, place(middle), at, 5.5, color);
-      row.addEventListener("click", () => { chosen = k; pick.value = k + 1; pick.nextElementSibling.textContent = k + 1; draw(); });
+      row.addEventListener("click", () => choose(k));
     });
   }
 
-  /** All models on two measures. */
+  /** The table's models on two measures. */
   function pair(across, up) {
     const sx = scale(across, 58, 346), sy = scale(up, 300, 34);
     const view = panels.appendChild(svg("svg", { viewBox: "0 0 360 352", role: "group", "aria-label": `${up.name} against ${across.name}` }));
@@ -93,7 +110,7 @@ export function mount(root, { measures, models, y, x, chosen }) {
     const model = models[chosen], { mean: value, idle, seeds } = read(model, measures[y]);
     note.textContent = `${model.name}: ${measures[y].name} ${digits(value)}`
       + (seeds.length > 1 ? ` (mean of ${seeds.length} seeds, ${digits(Math.min(...seeds))} to ${digits(Math.max(...seeds))})` : " (one seed)")
-      + (idle ? `, with A = 0 ${digits(idle)}` : "") + `; ${measures[x].name} ${digits(read(model, measures[x]).mean)}. ${model.words}`;
+      + (idle ? `, with A = 0 ${digits(idle)}` : "") + `; ${measures[x].name} ${digits(read(model, measures[x]).mean)}.`;
   }
   draw();
 }
