@@ -41,7 +41,7 @@ SETTINGS = {
 MASKING = """import hkd_mini
 from hkd_mini.app import widgets
 {cut}
-widgets.masking(hkd_mini.load("hkd-cifar10-linear"), n=4)"""
+widgets.masking(hkd_mini.load("hkd-cifar10-tiny"), n=4)"""
 CUT = "widgets.redraw_on_change = lambda draw, box: draw()"
 
 SAID = (

@@ -188,7 +188,7 @@ def test_the_package_does_not_need_ipywidgets():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["hkd-cifar10", "hkd-cifar10-linear"])
+@pytest.mark.parametrize("name", ["hkd-cifar10", "hkd-cifar10-tiny"])
 def test_every_move_is_drawn(name):
     """And how many a second one core draws is said: five are wanted of eight
     samples.
