@@ -1,5 +1,5 @@
 """Draw the model's pictures: `python book/assets/make_model_pictures.py` writes
-assets/pictures/{hero,one-step}.png.
+assets/pictures/{hero,one-step,guesses}.png.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from PIL import Image
 import hkd_mini
 from hkd_mini.app.evaluation import BACKGROUND, sheet
 from hkd_mini.diffusion.samplers import heun
-from hkd_mini.diffusion.schedule import karras_sigmas
+from hkd_mini.diffusion.schedule import SIGMA_MIN, karras_sigmas
 
 HERE = Path(__file__).parent
 # points of the teacher's path that change visibly
@@ -60,12 +60,23 @@ def one_step(model, teacher) -> None:
     fig.savefig(HERE / "pictures" / "one-step.png", dpi=130)
 
 
+def guesses(model) -> None:
+    """Five noises, encoded once each: what their states decode to at ten times."""
+    levels = karras_sigmas(18)[[0, 2, 4, 6, 8, 10, 11, 12, 14, 17]]
+    times = model.clock.time(levels.clamp(min=SIGMA_MIN)).float()
+    film = model.trajectory(unit_noise(60, 5)[:5], times).transpose(0, 1)
+    picture = Image.fromarray(sheet(film.flatten(0, 1).clamp(-1, 1), len(levels)))
+    picture = picture.resize((picture.width * 3, picture.height * 3), Image.NEAREST)
+    picture.save(HERE / "pictures" / "guesses.png", optimize=True)
+
+
 def main() -> None:
     plt.style.use(HERE / "book.mplstyle")
     model = hkd_mini.load("hkd-cifar10")
     teacher = hkd_mini.load("teacher-cifar10")
     hero(model)
     one_step(model, teacher)
+    guesses(hkd_mini.load("hkd-cifar10-tiny"))
 
 
 if __name__ == "__main__":

@@ -30,11 +30,13 @@ def export(
 
     With `name` for NAME: NAME-lift.onnx.gz and NAME-draw.onnx.gz are the graphs;
     NAME-rates.bin.gz the rates as float32, all alphas and then all betas of the first
-    state, then of the next; NAME.json says which clock, and the shapes of the states.
+    state, then of the next; NAME.json says which clock, and the shapes of the states
+    and of their rates.
     """
     folder = pathlib.Path(folder)
     sizes = {}
-    rates = [part for lam in spectrum(model) for part in (lam.real, lam.imag)]
+    levels = spectrum(model)
+    rates = [part for lam in levels for part in (lam.real, lam.imag)]
     contents = {
         f"{name}-{part}.onnx": graph for part, graph in graphs(model, bits).items()
     }
@@ -50,6 +52,7 @@ def export(
         "T": model.clock.T,
         "eps": model.clock.eps,
         "states": model.state_shapes,
+        "rates": [list(lam.shape) for lam in levels],
         "bits": bits,
     }
     write_atomic(

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ..diffusion.unet import Decoder, UNetConfig
 from ..hkd.model import HKD
+from ..hkd.spectra import spectrum
 from ..koopman.generator import KoopmanGenerator
 from .onnx_weights import is_rounded, rounded, to_bytes
 
@@ -83,9 +84,9 @@ class Draw(nn.Module):
     gains, shares) -> picture.
 
     x = D(gain_l e^{A_l dt} z_l + share_l e^{A_l dt_ref} ref_l), dt and dt_ref of shape
-    (1,), gains and shares (d_l/2, h_l, w_l), the other lists as `Lift` gives them. The
-    decoder is always told the last noise level, so all that depends on it is a
-    constant.
+    (1,), gains and shares one number for each rate of A_l ((d_l/2, h_l, w_l), or
+    (d_l/2, 1, 1) where A is shared), the other lists as `Lift` gives them. The decoder
+    is always told the last noise level, so all that depends on it is a constant.
     Source: HKD eq 3, HKD eq 4, HKD eq 5.
     """
 
@@ -148,7 +149,7 @@ def graphs(model: HKD, bits: int = 8) -> dict[str, bytes]:
         raise ValueError('hierarchy = "bottleneck-only": need the skips')
     model = rounded(model, bits)
     states = [torch.zeros(1, *shape) for shape in model.state_shapes]
-    pairs = [torch.ones(d // 2, h, w) for d, h, w in model.state_shapes]
+    pairs = [torch.ones(lam.shape) for lam in spectrum(model)]
     names = {
         part: [f"{part}{i}" for i in range(len(states))]
         for part in ("z", "ref", "gain", "share")

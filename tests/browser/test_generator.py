@@ -242,6 +242,60 @@ def test_keys_move_everything_and_reset_brings_it_back(opened):
     assert drawn(opened) == start
 
 
+def move(page, k, value):
+    """Set slider k as a reader would, to one of its values."""
+    page.locator(".live input[type=range]").nth(k).evaluate(
+        "(e, value) => { e.value = value; e.dispatchEvent(new Event('input')); }", value
+    )
+
+
+def small(page, label):
+    """The addresses of the two small pictures of that name."""
+    return page.evaluate(
+        """label => [...document.querySelectorAll(
+             `svg.gen-small[aria-label="${label}"] image`
+           )].map(image => image.getAttribute("href"))""",
+        label,
+    )
+
+
+def test_a_guess_becomes_the_picture(opened):
+    """Evolved to no level but its own, a state is that of the noise: the picture with A
+    = 0. On the way there it is another one in the model that needs A, and the same in
+    the other.
+    """
+    start = drawn(opened)
+    settle(opened, lambda: move(opened, 0, 0.5))
+    middle = drawn(opened)
+    settle(opened, lambda: move(opened, 0, 1))
+    noise = drawn(opened)
+    large = opened.evaluate(
+        "[...document.querySelectorAll('svg.gen-big image')].map(i => "
+        "i.getAttribute('href'))"
+    )
+    assert large == small(opened, "A = 0")
+
+    def apart(a, b, k):
+        return sum(abs(x - y) for x, y in zip(a[k], b[k])) / len(a[k])
+
+    assert apart(start, middle, 0) < 2 and apart(start, noise, 0) < 2
+    assert apart(start, middle, 1) > 5 and apart(middle, noise, 1) > 5
+
+
+def test_what_is_kept_and_what_is_left_out_add_up(opened):
+    """To nothing that is missed in the model with a linear read-out, and to a clearly
+    other picture in the other.
+    """
+    before = small(opened, "left out")
+    settle(opened, lambda: move(opened, 1, 50))
+    said = opened.locator(".gen > p.gen-note", has_text="added, miss")
+    said.wait_for(timeout=10_000)
+    words = said.inner_text().split("miss the picture of all pairs by: ")[1]
+    numbers = dict(each.rsplit(" ", 1) for each in words.rstrip(".").split(", "))
+    assert float(numbers["hkd-cifar10-tiny"]) == 0 < 5 < float(numbers["hkd-cifar10"])
+    assert all(now != then for now, then in zip(small(opened, "left out"), before))
+
+
 def test_every_control_has_a_name_and_says_its_value(opened):
     unnamed = opened.evaluate("""
       [...document.querySelectorAll(".gen input, .gen select, .gen button")].filter(
@@ -255,7 +309,7 @@ def test_every_control_has_a_name_and_says_its_value(opened):
     assert (
         opened.locator(".gen svg[role=img]").count()
         == opened.locator(".gen svg[role=img][aria-label]").count()
-        == 9
+        == 11
     )
 
 

@@ -28,7 +28,7 @@ from hkd_mini.hkd.spectra import interval_masks, spectrum
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GENERATOR = ROOT / "book" / "assets" / "live" / "generator.mjs"
-BUNDLED = {"hkd-cifar10": 8, "hkd-cifar10-linear": 16}  # as the book's pages have them
+BUNDLED = {"hkd-cifar10": 8, "hkd-cifar10-tiny": 8}  # as the book's pages have them
 TOLERANCE = 1e-4
 
 
@@ -53,13 +53,12 @@ def feed(dt, dt_ref, **parts):
 
 
 def random_pairs(model, generator):
-    return [
-        torch.rand(d // 2, h, w, generator=generator) for d, h, w in model.state_shapes
-    ]
+    """A number for each rate: for each pair, and each place where A is not shared."""
+    return [torch.rand(lam.shape, generator=generator) for lam in spectrum(model)]
 
 
 def anchored():
-    """A model of the other kind: anchored states and a linear read-out."""
+    """Anchored states and a linear read-out, with rates that no training chose."""
     torch.manual_seed(4)
     config = replace(
         PRESETS["cifar10-tiny"],
@@ -141,7 +140,7 @@ def test_both_graphs_make_the_sample(exported):
         None, {"x": 80 * noise.numpy(), "sigma": np.array([80], np.float32)}
     )
     z = [torch.from_numpy(state) for state in states]
-    ones = [torch.ones(d // 2, h, w) for d, h, w in model.state_shapes]
+    ones = [torch.ones(lam.shape) for lam in spectrum(model)]
     nothing = {"ref": [torch.zeros_like(a) for a in z], "share": [0 * a for a in ones]}
     found = draw.run(None, feed(clock.eps - clock.T, 0, z=z, gain=ones, **nothing))[0]
     assert np.abs(found.clip(-1, 1) - model.sample(noise).numpy()).max() < TOLERANCE
@@ -152,9 +151,32 @@ def test_both_graphs_make_the_sample(exported):
     )
 
 
+@torch.no_grad()
+def test_with_a_linear_readout_the_parts_add_up(exported):
+    """What is kept and what is left out, drawn apart, make the picture of all pairs;
+    where half a network decodes they do not.
+    """
+    model, lift, draw = exported
+    generator = torch.Generator().manual_seed(7)
+    noise = onnx_export.seeded_noise(8, (1, 3, 32, 32))
+    told = {"x": 80 * noise.numpy(), "sigma": np.array([80], np.float32)}
+    z = [torch.from_numpy(state) for state in lift.run(None, told)]
+    kept = [(part > 0.5).float() for part in random_pairs(model, generator)]
+    nothing = {"ref": [0 * a for a in z], "share": [0 * a for a in kept]}
+
+    def drawn(gain):
+        dt = model.clock.time(1.0) - model.clock.T
+        return draw.run(None, feed(dt, 0, z=z, gain=gain, **nothing))[0]
+
+    whole = drawn([torch.ones_like(a) for a in kept])
+    parts = drawn(kept) + drawn([1 - a for a in kept])
+    miss = np.abs(parts - whole).max() / np.abs(whole).max()
+    assert miss < 1e-5 if model.config.readout == "linear" else miss > 0.01
+
+
 def test_what_is_written_is_what_a_page_reads(tmp_path):
     pytest.importorskip("onnx")
-    model = hkd_mini.load("hkd-cifar10-linear")
+    model = hkd_mini.load("hkd-cifar10-tiny")
     sizes = onnx_export.export(model, tmp_path / "a", "m", bits=8)
     assert (
         sizes == {path.name: path.stat().st_size for path in (tmp_path / "a").iterdir()}
@@ -167,8 +189,9 @@ def test_what_is_written_is_what_a_page_reads(tmp_path):
         ).read_bytes()
     about = json.loads((tmp_path / "a" / "m.json").read_text())
     assert (
-        about["clock"] == "log"
+        about["clock"] == "rho"
         and [tuple(shape) for shape in about["states"]] == model.state_shapes
+        and about["rates"] == [[48, 1, 1], [48, 1, 1]]
     )
     rates = np.frombuffer(
         gzip.decompress((tmp_path / "a" / "m-rates.bin.gz").read_bytes()), "<f4"
@@ -184,7 +207,7 @@ def test_what_is_written_is_what_a_page_reads(tmp_path):
 
 @torch.no_grad()
 def test_a_byte_is_within_half_a_scale_and_half_floats_are_exact_for_what_is_bundled():
-    model = hkd_mini.load("hkd-cifar10-linear")
+    model = hkd_mini.load("hkd-cifar10-tiny")
     bytes_, halves = (
         dict(onnx_weights.rounded(model, bits).named_parameters()) for bits in (8, 16)
     )
@@ -277,6 +300,29 @@ def test_the_page_reads_the_same_clocks():
             times, [CLOCKS[name].time(sigma) for sigma in sigmas], atol=1e-12
         )
         assert np.allclose(back, sigmas)
+
+
+@pytest.mark.parametrize("spatial", ["local", "shared"])
+def test_the_page_reads_the_rates(tmp_path, spatial):
+    """One for each pair and place, or one for each pair."""
+    pytest.importorskip("onnx")
+    model = HKD(replace(PRESETS["cifar10-tiny"], spatial=spatial)).eval()
+    generator = torch.Generator().manual_seed(6)
+    for part in model.generators:
+        part.A.data.normal_(0, 1, generator=generator)
+    onnx_export.export(model, tmp_path, "m")
+    about = json.loads((tmp_path / "m.json").read_text())
+    packed = gzip.decompress((tmp_path / "m-rates.bin.gz").read_bytes())
+    program = """const { buffer } = Uint8Array.from(data.bytes);
+    const found = page.readRates(buffer, data.about);
+    const each = ({ alpha, beta, side }) => [[...alpha], [...beta], side];
+    console.log(JSON.stringify(found.map(each)))"""
+    found = in_node(program, bytes=list(packed), about=about)
+    levels = spectrum(model)
+    assert len(found) == len(levels)
+    for (alpha, beta, side), lam, shape in zip(found, levels, model.state_shapes):
+        assert alpha == lam.real.flatten().tolist() and side == shape[1]
+        assert beta == lam.imag.flatten().tolist()
 
 
 @pytest.mark.parametrize("key", ["alpha", "abs", "beta"])

@@ -29,7 +29,7 @@ PACKAGES = ROOT / "book/assets/npm/package.json"
 STATIC = ROOT / "_build/static"
 LIVE = ROOT / "_build/live"  # becomes _static/live
 # which models run in a page, and bits of their weights
-MODELS = {"hkd-cifar10": 8, "hkd-cifar10-linear": 16}
+MODELS = {"hkd-cifar10": 8, "hkd-cifar10-tiny": 8}
 WANTED = {  # which files of each package are copied
     "mathjax": r"es5/(tex-mml-chtml\.js|output/chtml/fonts/.*\.woff)",
     "onnxruntime-web": r"dist/ort(\.wasm\.bundle\.min\.mjs|-wasm-simd-threaded\.wasm)",
@@ -146,12 +146,13 @@ def written(folder: Path) -> str | None:
     """
     try:
         import hkd_mini
-        from hkd_mini.app import onnx_export, onnx_graphs
+        from hkd_mini.app import onnx_export, onnx_graphs, onnx_weights
         from hkd_mini.engine.weights import WEIGHTS, data_folder
     except ImportError as error:
         return str(error)
+    modules = (onnx_graphs, onnx_export, onnx_weights)
     code = hashlib.sha256(
-        b"".join(Path(m.__file__).read_bytes() for m in (onnx_graphs, onnx_export))
+        b"".join(Path(m.__file__).read_bytes() for m in modules)
     ).hexdigest()
     for name, bits in MODELS.items():
         state = [

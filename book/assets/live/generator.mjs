@@ -59,19 +59,21 @@ export function weights(kept, { gain }, { rest, mix }) {
   };
 }
 
-/** Rates of every state from one list of float32: alphas, then betas, state by state. */
-export function readRates(buffer, shapes) {
+/** Rates of every state from one list of float32: alphas, then betas, state by state. `rates` has a shape for each state,
+ *  one number for each pair where A is shared over places; `states` says which resolution it is of. */
+export function readRates(buffer, { rates, states }) {
   let at = 0;
-  return shapes.map(([d, h, w]) => {
-    const n = (d / 2) * h * w;
+  return rates.map((shape, i) => {
+    const n = shape.reduce((a, b) => a * b);
     const [alpha, beta] = [0, 1].map((k) => new Float32Array(buffer, 4 * (at + k * n), n));
     at += 2 * n;
-    return { alpha, beta, side: h };
+    return { alpha, beta, side: states[i][1] };
   });
 }
 
 const rms = (a, b) => Math.sqrt(a.reduce((sum, v, i) => sum + (v - b[i]) ** 2, 0) / a.length);
-const clip = (v) => Math.min(1, Math.max(-1, v));
+const clipped = (values) => values.map((v) => Math.min(1, Math.max(-1, v)));
+const others = (kept) => kept.map((inside) => Float32Array.from(inside, (one) => 1 - one));
 const said = (v) => (v < 0.0995 ? v.toPrecision(1) : v < 9.95 ? v.toFixed(1) : v.toFixed(0)).replace("-", "\u2212");
 
 // Files -------------------------------------------------------------------------------------------------------------
@@ -100,7 +102,7 @@ function fetched(base, name) {
   return Promise.all([get(file(".json")).then((answer) => answer.json()), ...packed.map((end) => unpacked(file(end)))]);
 }
 
-/** One model: `lift(x, sigma)` and `draw(dt, states, gains, dt', states', shares)`. */
+/** One model: `lift(x, sigma)` and `draw(dt, states, gains, dt', states', shares)`, whose numbers are not cut off. */
 async function open(ort, name, [about, rates, lift, draw]) {
   // disable_quant_qdq: unpack the bytes of the weights once, now, and not at every picture
   const options = { graphOptimizationLevel: "all", extra: { session: { disable_quant_qdq: "1" } } };
@@ -108,9 +110,9 @@ async function open(ort, name, [about, rates, lift, draw]) {
   const shapes = about.states, clock = CLOCKS[about.clock];
   const one = (v) => new ort.Tensor("float32", Float32Array.of(v), [1]);
   const zeros = shapes.map((shape) => new ort.Tensor("float32", new Float32Array(shape[0] * shape[1] * shape[2]), [1, ...shape]));
-  const pairs = (values) => values.map((v, i) => new ort.Tensor("float32", v, [shapes[i][0] / 2, shapes[i][1], shapes[i][2]]));
+  const pairs = (values) => values.map((v, i) => new ort.Tensor("float32", v, about.rates[i]));
   return {
-    name, clock, T: clock.time(80), eps: clock.time(0.002), rates: readRates(rates, shapes),
+    name, clock, T: clock.time(80), eps: clock.time(0.002), rates: readRates(rates, about),
     async lift(x, sigma) {
       const out = await sessions.lift.run({ x: new ort.Tensor("float32", x, [1, 3, SIZE, SIZE]), sigma: one(sigma) });
       return shapes.map((_, i) => out[`z${i}`]);
@@ -120,7 +122,7 @@ async function open(ort, name, [about, rates, lift, draw]) {
       for (const [part, list] of Object.entries({ z: states, ref: refs, gain: pairs(gains), share: pairs(shares) })) {
         list.forEach((tensor, i) => (feeds[`${part}${i}`] = tensor));
       }
-      return (await sessions.draw.run(feeds)).image.data.map(clip);
+      return (await sessions.draw.run(feeds)).image.data;
     },
   };
 }
@@ -186,7 +188,7 @@ const FRESH = (seed) => ({ seed, way: 0, key: "alpha", rest: 0, mix: 0, told: 0.
   levels: { 16: { low: 0, high: 0, gain: 1 }, 8: { low: 0, high: 0, gain: 1 } } });
 const sigmaOf = (way) => CLOCKS.rho.sigma(way); // how far from picture to noise, as EDM's schedule counts it
 
-export async function mount(root, { seed, models, first }) {
+export async function mount(root, { seed, models, first, reach }) {
   const note = root.appendChild(html("p", { class: "gen-note", role: "status" }));
   const up = document.documentElement.dataset.content_root;
   if (up === undefined) {
@@ -201,7 +203,7 @@ export async function mount(root, { seed, models, first }) {
     if (navigator.connection?.saveData) await invited(root);
     note.textContent = "Loading the two models.";
     const [ort, small] = await Promise.all([runtime(base, files), fetched(base, first)]);
-    page = build(root, seed, models);
+    page = build(root, seed, models, reach);
     await page.join(await open(ort, first, small)); // its picture is there before the larger model is asked for
     for (const name of Object.keys(models).filter((other) => other !== first)) await page.join(await open(ort, name, await fetched(base, name)));
     note.remove();
@@ -218,7 +220,7 @@ function invited(root) {
 }
 
 /** The page's own part of the picture: two columns, and controls that both obey. */
-function build(root, seed, models) {
+function build(root, seed, models, reach) {
   const still = root.querySelector(".gen-still"), view = html("div", { class: "gen", hidden: "" });
   root.append(view);
   layout(view); // for the style that all live pictures share
@@ -234,11 +236,11 @@ function build(root, seed, models) {
   for (const [name, { title, about }] of Object.entries(models)) {
     const part = pictures.appendChild(html("section", { "aria-label": name }, html("p", { class: "gen-title" }, title), html("p", {}, about)));
     const big = picture(part, "big", `Picture of ${name}`), row = part.appendChild(html("div", { class: "gen-row" }));
-    const views = Object.fromEntries(["whole", "A = 0", "change"].map((label) => [label, picture(row, "small", label)]));
+    const views = Object.fromEntries(["whole", "A = 0", "change", "left out"].map((label) => [label, picture(row, "small", label)]));
     const kept = still?.querySelector(`img[data-model="${name}"]`);
     if (kept) big.root.firstChild.setAttribute("href", kept.src);
     const effect = part.appendChild(html("p", { class: "gen-effect" }, "loading"));
-    columns.push({ name, big, views, effect, plane: plane(planes, name), model: null });
+    columns.push({ name, big, views, effect, plane: plane(planes, name, reach), model: null });
   }
 
   planes.append(html("p", { class: "gen-key" }, ...[[LIT[16], "16 \u00d7 16"], [LIT[8], "8 \u00d7 8"], [LEFT_OUT, "left out"]].map(
@@ -340,16 +342,49 @@ function build(root, seed, models) {
   function redraw() {
     trouble = "";
     again = true;
-    return (busy ??= (async () => {
-      while (again) {
-        again = false;
-        const ready = columns.filter(({ model }) => model);
-        for (const column of ready) await draw(column);
-        for (const column of ready) column.show();
-        await new Promise((go) => setTimeout(go));
-      }
-      busy = null;
-    })());
+    return (busy ??= drawing());
+  }
+  async function drawing() {
+    clearTimeout(quiet);
+    while (again) {
+      again = false;
+      const ready = columns.filter(({ model }) => model);
+      for (const column of ready) await draw(column);
+      for (const column of ready) column.show();
+      await new Promise((go) => setTimeout(go)); // moves made meanwhile are heard here
+      for (const column of ready) if (!again) await leave(column);
+    }
+    busy = null;
+    quiet = setTimeout(() => (busy ??= resting().then(() => ((busy = null), again && redraw()))), 400);
+  }
+
+  /** Words, once the controls rest. */
+  async function resting() {
+    const ready = columns.filter(({ model }) => model);
+    const each = (numbers) => ready.map(({ name }, k) => `${name} ${numbers[k].toFixed(1)}`).join(", ");
+    let words = `Distance from the whole picture, in grey levels: ${each(ready.map(({ moved }) => moved))}.`;
+    if (ready.some(({ part }) => part)) {
+      const gaps = [];
+      for (const column of ready) gaps.push(await gap(column));
+      words += ` Kept and left-out pairs, drawn apart and added, miss the picture of all pairs by: ${each(gaps)}.`;
+    }
+    note.textContent = trouble || words;
+  }
+
+  /** How far the pictures of the kept and of the left-out pairs are from adding up to that of all, in grey levels. */
+  async function gap({ model, states, kept, part, dt }) {
+    const one = await model.draw(dt, states, kept.map((inside) => Float32Array.from(inside)));
+    const all = await model.draw(dt, states, kept.map(({ length }) => new Float32Array(length).fill(1)));
+    return 127.5 * rms(all, one.map((v, i) => v + (part ? part[i] : 0)));
+  }
+
+  /** What is left out, alone: grey where that is nothing. */
+  async function leave(column) {
+    if (column.left === column.sign) return;
+    column.left = column.sign;
+    const some = column.kept.some((inside) => inside.includes(0));
+    column.part = some ? await column.model.draw(column.dt, column.states, others(column.kept)) : null;
+    column.views["left out"].set(column.part ?? new Float32Array(NUMBERS));
   }
 
   async function draw(column) {
@@ -366,28 +401,26 @@ function build(root, seed, models) {
     if (column.key !== now.key) [column.key, column.ranks] = [now.key, ranks(model.rates, now.key)];
     const kept = column.ranks.map((rank, i) => band(rank, now.levels[model.rates[i].side]));
     const parts = kept.map((inside, i) => weights(inside, now.levels[model.rates[i].side], now));
-    const t = now.way === 0 ? model.eps : model.clock.time(sigmaOf(now.way));
+    const t = now.way === 0 ? model.eps : model.clock.time(sigmaOf(now.way)), dt = t - model.T;
     const gains = parts.map(({ gain }) => gain), shares = parts.map(({ share }) => share);
-    const values = await (now.mix > 0
-      ? model.draw(t - model.T, column.states, gains, t - model.clock.time(told), column.refs, shares)
-      : model.draw(t - model.T, column.states, gains));
+    const values = clipped(await (now.mix > 0
+      ? model.draw(dt, column.states, gains, t - model.clock.time(told), column.refs, shares)
+      : model.draw(dt, column.states, gains)));
     big.set(values);
     reveal();
     if (fresh) { // once for each noise: without bands, and without A
-      column.whole = await model.draw(model.eps - model.T, column.states, all);
-      column.idle = await model.draw(0, column.states, all);
+      column.whole = clipped(await model.draw(model.eps - model.T, column.states, all));
+      column.idle = clipped(await model.draw(0, column.states, all));
       views.whole.set(column.whole);
       views["A = 0"].set(column.idle);
     }
     views.change.set(values.map((v, i) => v - column.whole[i]));
     column.effect.textContent = `A = 0 changes it by ${(127.5 * rms(column.whole, column.idle)).toFixed(1)} grey levels`;
-    column.show = () => { // the plane, where the band has changed; and words, once the controls rest
-      const sign = [now.key, ...Object.values(now.levels).flatMap(({ low, high }) => [low, high])].join();
-      if (column.drawn !== sign) column.plane(model, kept);
-      [column.drawn, column.moved] = [sign, (127.5 * rms(column.whole, values)).toFixed(1)];
-      clearTimeout(quiet);
-      quiet = setTimeout(() => (note.textContent = trouble || `Distance from the whole picture, in grey levels: ${
-        columns.filter(({ moved }) => moved).map((each) => `${each.name} ${each.moved}`).join(", ")}.`), 400);
+    const bands = [now.key, ...Object.values(now.levels).flatMap(({ low, high }) => [low, high])].join();
+    Object.assign(column, { kept, dt, sign: [bands, dt, now.seed].join(), moved: 127.5 * rms(column.whole, values) });
+    column.show = () => { // the plane, where the band has changed
+      if (column.drawn !== bands) column.plane(model, kept);
+      column.drawn = bands;
     };
   }
 
@@ -401,11 +434,11 @@ function build(root, seed, models) {
 }
 
 /** The plane of rates, times T - eps so that clocks compare: kept pairs in the colour of their level, the rest grey. */
-function plane(parent, name) {
+function plane(parent, name, reach) {
   const narrow = parent.clientWidth < 560 && innerWidth < 700;
-  const [x, y] = [[-2.4, 4], [-3.2, 3.2]];
+  const [x, y] = reach.map((most) => [-most, most]);
   const frame = axes(parent, { x, y, width: narrow ? 215 : 360, height: narrow ? 215 : 300, title: narrow ? "" : name,
-    xlabel: "\u03b1 (T \u2212 \u03b5)", ylabel: "\u03b2 (T \u2212 \u03b5)", xticks: [-2, 0, 2, 4], yticks: [-2, 0, 2],
+    xlabel: "\u03b1 (T \u2212 \u03b5)", ylabel: "\u03b2 (T \u2212 \u03b5)",
     alt: `Rates of ${name} in the complex plane; those of the band are coloured` });
   const [left, top, wide, high] = [frame.X(x[0]), frame.Y(y[1]), frame.X(x[1]) - frame.X(x[0]), frame.Y(y[0]) - frame.Y(y[1])];
   const image = svg("image", { x: left, y: top, width: wide, height: high, preserveAspectRatio: "none" });
@@ -415,9 +448,14 @@ function plane(parent, name) {
     const scale = model.T - model.eps, at = ([low, up], v, n) => Math.round(((v * scale - low) / (up - low)) * n);
     for (const lit of [0, 1]) {
       model.rates.forEach(({ alpha, beta, side }, l) => {
-        [pen.fillStyle, pen.globalAlpha] = lit ? [LIT[side], 0.5] : [LEFT_OUT, 0.35];
+        const r = alpha.length < 1000 ? 5 : 1.5; // one rate a pair, or one at each place
+        [pen.fillStyle, pen.globalAlpha] = lit ? [LIT[side], r > 2 ? 0.8 : 0.5] : [LEFT_OUT, r > 2 ? 0.8 : 0.35];
         for (let i = 0; i < alpha.length; i++) {
-          if (kept[l][i] === lit) pen.fillRect(at(x, alpha[i], canvas.width) - 1, canvas.height - at(y, beta[i], canvas.height) - 1, 3, 3);
+          if (kept[l][i] !== lit) continue;
+          const [a, b] = [at(x, alpha[i], canvas.width), canvas.height - at(y, beta[i], canvas.height)];
+          pen.beginPath();
+          pen.arc(a, b, r, 0, 7);
+          pen.fill();
         }
       });
     }
