@@ -70,7 +70,7 @@ SAMPLES = 5000
 SHOWN = 12
 BUDGET = PATHS * PATH_COST + 3 * RECIPE.images * OBJECTIVE.times
 NAMES = ("KD", "CD", "ECM", "KDM", "HKD, A = 0", "HKD-linear", "HKD")
-# of HKD-linear, as hkd-cifar10-linear has them
+# of HKD-linear: path decoding and linearity, towards the picture
 ASKED = {
     "path_weight": 10.0,
     "linear_weight": 1.0,
