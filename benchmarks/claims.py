@@ -284,9 +284,7 @@ def tiny_claims() -> list[dict]:
     what = f"Frechet distance of {TINY}, 1 evaluation, 5000 samples, bundled features"
     claims.append(claim("frechet-tiny", what, score["frechet"], 0.1, command, TINY))
     rows = stored(data_folder() / "ablations" / "results.json")["rows"]
-    paper = next(
-        row["frechet"] for row in rows if (row["table"], row["name"]) == ALIKE
-    )
+    paper = next(row["frechet"] for row in rows if (row["table"], row["name"]) == ALIKE)
     what = (
         "the same over that of the paper's objective with the network decoder, the "
         "same teacher, paths and visits"
