@@ -59,6 +59,8 @@ def test_chapters_read_claims_and_do_not_type_them(path):
         )
     )
     assert named <= set(CLAIMS), f"{named - set(CLAIMS)}: no such claim"
+    if "cifar10" not in text and "claims.json" not in text:
+        return  # of no model: 2 pi / 0.5 is 12.6, and so is a distance
     for name, claim in CLAIMS.items():
         for typed in {
             f"{claim['value']:.3g}",
@@ -74,7 +76,8 @@ def test_chapters_read_claims_and_do_not_type_them(path):
 def test_the_ratio_is_that_of_its_parts():
     parts = CLAIMS["frechet-hkd"]["value"] / CLAIMS["frechet-teacher"]["value"]
     assert math.isclose(CLAIMS["frechet-ratio"]["value"], parts, rel_tol=1e-3)
-    rows = json.loads((data_folder() / "ablations" / "results.json").read_text())["rows"]
+    file = data_folder() / "ablations" / "results.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
     (beside,) = (r for r in rows if (r["table"], r["name"]) == ("longer", "paper"))
     ratio = CLAIMS["frechet-tiny-ratio"]["value"]
     tiny = CLAIMS["frechet-tiny"]["value"]
