@@ -398,7 +398,8 @@ def test_pairs_of_a_network_decoder_are_asked_at_the_picture():
     pairs = modes.pairs_of(model, 2)
     assert len(pairs) == sum(d // 2 for d, _, _ in model.state_shapes)
     with torch.no_grad():
-        T, eps = model.clock.T, model.clock.eps
+        T = model.clock.T
+        eps = model.clock.eps
         z = model.evolve(model.encode(model.noise.sigma_max * noise, T), T, eps)
         whole = model.decode(z)
         d = z[1].shape[1] // 2

@@ -287,4 +287,4 @@ def test_the_tracked_tree_is_small():
     sizes = {path: path.stat().st_size for path in paths if path.exists()}
     weights = {p: s for p, s in sizes.items() if p.name == "model.safetensors"}
     assert max(weights.values()) <= 16e6
-    assert sum(sizes.values()) - sum(weights.values()) <= 36e6
+    assert sum(sizes.values()) - sum(weights.values()) <= 38e6

@@ -358,7 +358,8 @@ def test_every_pair_is_brought_to_where_it_is_largest(spatial):
     net = model(spatial)
     lams = spectrum(net)
     z = states_of(net)
-    T, eps = net.clock.T, net.clock.eps
+    T = net.clock.T
+    eps = net.clock.eps
     with torch.no_grad():
         found = at_largest(net, z)
         sizes = [
