@@ -44,6 +44,7 @@ CORNERS = {
     (7, 16): [(1.54, 9), (1.54, 16)],
     (8, 17): [(3.48, 8), (3.48, 17)],
     (9, 15): [(1.46, 11), (1.46, 15)],
+    (11, 14): [(1.5, 15), (1.5, 14)],
 }
 WIDTH = 360
 BOX = (74, 40)
@@ -61,8 +62,8 @@ def arrow(start: int, end: int) -> str:
     """A curve from below one box to above another, or along corners."""
     x0, y0 = centre(start)
     x1, y1 = centre(end)
-    corners = CORNERS.get((start, end))
-    if not corners:
+    corners = CORNERS.get((start, end), ())
+    if not corners and y0 != y1:
         y0 += BOX[1] / 2
         y1 -= BOX[1] / 2 + 2
         middle = (y0 + y1) / 2

@@ -161,8 +161,8 @@ LABELS = labels()
 def targets(text):
     """(page, place) of every link of a text into a notebook, by heading or label."""
     yield from re.findall(r"\]\(([\w-]+)\.ipynb(?:#([\w-]+))?\)", text)
-    role = r"\{(?:ref|eq|numref|prf:ref)\}`([\w-]+)`|\]\(([a-z][\w-]*)\)"
-    for label in filter(None, sum(re.findall(role, text), ())):
+    role = r"\{(?:ref|eq|numref|prf:ref)\}`(?:[^`<]*<)?([\w-]+)>?`"
+    for label in re.findall(role, text):
         assert label in LABELS, label
         yield LABELS[label], label
 
