@@ -21,6 +21,7 @@ class Chapter(NamedTuple):
     number: int
     page: str
     title: str
+    """Up to a colon."""
     needs: tuple[int, ...]
     single: tuple[int, ...]
     """Chapters of which single sections are needed."""
@@ -63,7 +64,7 @@ def chapter(path: Path) -> Chapter:
     return Chapter(
         int(path.name[:2]),
         path.stem,
-        re.search(r"^# (.+)$", text, re.MULTILINE).group(1),
+        re.search(r"^# (.+?)(?:: .+)?$", text, re.MULTILINE).group(1),
         linked(always),
         linked(single),
         reading_minutes(text),
@@ -107,7 +108,7 @@ def table(book: dict[int, Chapter]) -> str:
     """The same in words, with times."""
     link = lambda n: f"[{n}]({book[n].page}.ipynb)"
     lines = [
-        "| chapter | needs | read, minutes | runs, seconds | exercises |",
+        "| chapter | needs | read (min) | run (s) | exercises |",
         "|---|---|--:|--:|--:|",
     ]
     for one in book.values():

@@ -31,7 +31,7 @@ PLACES = {
     14: (4, "Editing", 1, 7),
     15: (4, "In a page", 2, 6),
     16: (5, "KDM", 1, 8),
-    17: (5, "Compared", 2, 9),
+    17: (5, "Compare", 2, 9),
     18: (5, "Limits", 3, 8),
     19: (6, "Yours", 0, 10),
 }
@@ -106,11 +106,11 @@ def box(one: Chapter, ways: dict[str, list[int]]) -> str:
     on = "".join(f" on-{name}" for name, route in ways.items() if one.number in route)
     return (
         f'<a href="{one.page}.html" class="map-box map-part-{part}{on}"'
-        f' aria-label="Chapter {one.number}: {escape(one.title)}">'
+        f' aria-label="{one.number} {word}: {escape(one.title)}">'
         f'<rect x="{left:g}" y="{top:g}" width="{BOX[0]}" height="{BOX[1]}" rx="6"/>'
         f'<rect class="map-stripe" x="{left:g}" y="{top:g}" width="5"'
         f' height="{BOX[1]}" rx="2.5"/>'
-        f'<text x="{x + 2:g}" y="{y - 3:g}" class="map-number">{one.number}</text>'
+        f'<text x="{x + 2:g}" y="{y - 3:g}" class="map-number">{one.number}</text> '
         f'<text x="{x + 2:g}" y="{y + 12:g}">{word}</text></a>'
     )
 

@@ -127,7 +127,8 @@ def test_numbers_of_part_three():
 
 def test_numbers_of_part_four():
     log_way = np.log(80 / 0.002)
-    rho, log = np.exp(-2.0), np.exp(-0.2 * log_way)
+    rho = np.exp(-2.0)
+    log = np.exp(-0.2 * log_way)
     assert log < rho
     cited("reading", 1, f"{log_way:.1f}", f"{rho:.3f}", f"{log:.3f}")
     orders = np.array(list(itertools.permutations(range(8))))
