@@ -21,6 +21,9 @@ PAGES = (
     "14-editing",
     "15-generator-in-your-page",
     "17-side-by-side",
+    "map",
+    "cheat-sheet",
+    "self-check",
 )
 
 pytestmark = needs_the_book

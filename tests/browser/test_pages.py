@@ -34,7 +34,8 @@ MOVING = (
     "17-side-by-side",
     "18-limits",
 )
-PAGES = (*MOVING, "index", "notation", "claims", "api/koopman")
+ON_RAMPS = ("map", "cheat-sheet", "self-check")
+PAGES = (*MOVING, *ON_RAMPS, "index", "notation", "claims", "api/koopman")
 DESK = {"width": 1400, "height": 900}
 PHONE = {"width": 390, "height": 844}
 
