@@ -1,5 +1,5 @@
-"""Chapter 9 has what the paper leaves open: a row for each point, and every row says what
-the paper says, what is done here, and what another choice costs.
+"""Chapter 9 has what the paper leaves open: a row for each point, and every row says
+what the paper says, what is done here, and what another choice costs.
 """
 
 import re
