@@ -139,11 +139,16 @@ def fill(
 
 
 def in_two_processes(measure: Callable, wanted: Iterable[tuple]) -> Iterator:
-    """measure(*w) for every w, in the order in which they end."""
+    """measure(*w) for every w, in the order in which they end. An error ends them all,
+    but for those that have begun.
+    """
     with concurrent.futures.ProcessPoolExecutor(2) as pool:
         jobs = [pool.submit(measure, *w) for w in wanted]
-        for job in concurrent.futures.as_completed(jobs):
-            yield job.result()
+        try:
+            for job in concurrent.futures.as_completed(jobs):
+                yield job.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 # --- time

@@ -71,8 +71,13 @@ class HKDConfig:
                 "'none' keeps from the encoder"
             )
         at_least(self, pairs=1)
-        object.__setattr__(self, "rates", tuple(self.rates))  # JSON gives lists
-        if len(self.rates) != 2 or not all(map(math.isfinite, self.rates)):
+        if isinstance(self.rates, list):  # as JSON gives them
+            object.__setattr__(self, "rates", tuple(self.rates))
+        if (
+            not isinstance(self.rates, tuple)
+            or len(self.rates) != 2
+            or not all(map(math.isfinite, self.rates))
+        ):
             raise ValueError(f"rates = {self.rates}: two finite numbers")
 
     @property
