@@ -78,8 +78,8 @@ def consistency_training(
     neighbouring levels of a grid that refines.
 
     The grid grows from 2 to 150 levels as the root of the progress. The lower answer is
-    the student's own, held fixed; the original's is a moving average of it. student,
-    teacher, x0, noise, u, progress as the module says.
+    the student's own, held fixed; the original's is a moving average of it, and it
+    starts from scratch. student, teacher, x0, noise, u, progress as the module says.
     Source: Song et al. 2023, algorithm 3, appendix C.
     """
     count = 1 + int((progress * (151**2 - 2**2) + 2**2) ** 0.5)
@@ -99,8 +99,8 @@ def improved_consistency_training(
     """Consistency training with a pseudo-Huber distance, weights 1 / (t - r), lognormal
     levels, a grid that doubles.
 
-    From 10 intervals to 1,280 in eight stages. student, teacher, x0, noise, u, progress
-    as the module says.
+    From 10 intervals to 1,280 in eight stages; published from scratch. student,
+    teacher, x0, noise, u, progress as the module says.
     Source: Song & Dhariwal 2023, table 1.
     """
     intervals = 10 * 2 ** min(int(8 * progress), 7)
@@ -129,8 +129,9 @@ def easy_consistency(
     r drawn towards t in stages.
 
     ln t ~ N(-1.1, 2^2), r = t (1 - q^{-(stage + 1)} (1 + 8 / (1 + e^t))), not below 0,
-    where the answer is x0. At first r is 0 and the loss a diffusion's. student,
-    teacher, x0, noise, u, progress as the module says.
+    where the answer is x0. In the first stage r is 0 for t <= ln 7. The norm is not
+    squared, so the answer even there is no mean. student, teacher, x0, noise, u,
+    progress as the module says.
     Source: Geng et al. 2024 (ECM), eq 13 and appendix.
     """
     levels = noise_of(student)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 class Dense(nn.Module):
     """z -> K z + b with a full matrix n x n, which starts as the identity.
+
+    The start is ours: the published code has the random one of a linear layer.
     Source: KDM dense operator.
     """
 
@@ -40,10 +42,10 @@ class Decomposed(Dense):
     """The same with K = P B P^-1, B of 2x2 blocks r [[cos, -sin], [sin, cos]], r =
     exp(-exp(nu)) in (0, 1).
 
-    P^-1 is the inverse by LU, where the paper's code learns a second matrix beside P
-    and asks it to be the inverse: then what is applied has other eigenvalues than those
-    shown. n is even.
-    Source: KDM decomposed operator; the inverse is ours.
+    This form is ours. The published code has complex P and Q, n free complex numbers
+    Lambda and applies Re(P Lambda Q), with a learned Q for P^-1: its eigenvalues are
+    not Lambda. Here P^-1 is the inverse by LU, and the pairs are conjugate. n is even.
+    Source: KDM decomposed operator; the real form and the inverse are ours.
     """
 
     def __init__(self, n: int):
@@ -104,7 +106,8 @@ def adversarial_loss(
 
     Both move in one step: the first sees the critic's weights as constants, the second
     the pictures. `made` are the model's pictures, `real` the teacher's (batch, c, h,
-    w).
+    w). The critic pays half the sum of its two entropies; the published code's pays the
+    sum, before the model's step.
     Source: KDM adversarial loss.
     """
     fixed = {k: v.detach() for k, v in critic.named_parameters()}

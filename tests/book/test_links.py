@@ -81,6 +81,8 @@ def test_included_code_exists(path):
                 included.read_text(encoding="utf-8"),
                 re.MULTILINE,
             ), name
+        for words in re.findall(r":(?:start|end)-at: (.+)", block):
+            assert words.strip("'") in included.read_text(encoding="utf-8"), words
 
 
 def test_cited_papers_are_in_the_bibliography():

@@ -284,6 +284,59 @@ def test_distribution_matching_by_hand():
     )
 
 
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_a_sample_costs_the_passes_that_its_loss_makes(name):
+    """A forward pass is 1, and 2 more where a gradient goes back through it."""
+    torch.manual_seed(0)
+    method = methods.METHODS[name]
+    teacher = students.Student(MLPConfig(width=8)).requires_grad_(False)
+    student = method.student(teacher).requires_grad_(True)
+    passes = []
+
+    def count(module, given, out):
+        made = out[0] if isinstance(out, list) else out
+        passes.append(3 if made.requires_grad else 1)
+
+    networks = [teacher, student]
+    if isinstance(student, students.Matched):
+        networks = [teacher, student.generator, student.fake]
+    if isinstance(student, KDM):
+        networks = [student.encoder, student.noise_encoder, student.decoder]
+    for network in networks:
+        network.register_forward_hook(count)
+    given = {"d": losses.square} if method.metric else {}
+    method.loss(student, teacher, X0, N, U, 0.5, **given).backward()
+    assert sum(passes) == method.cost, passes
+
+
+def test_what_easy_consistency_asks_in_its_first_stage():
+    """The clean picture up to ln 7, the student's own answer above; and a norm."""
+    asked = []
+
+    def student(x, sigma, labels=None):
+        asked.append(sigma)
+        return 0 * x
+
+    u = torch.linspace(0.001, 0.999, 999)
+    x0 = torch.ones(999, 2)
+    consistency.easy_consistency(student, None, x0, torch.zeros_like(x0), u, 0.0)
+    upper, lower = asked
+    at_zero = lower == SIGMA_MIN
+    inside = upper > 4 * SIGMA_MIN  # far enough from the least level to tell
+    assert torch.equal(at_zero[inside], (upper <= math.log(7))[inside])
+    far = upper == SIGMA_MAX
+    assert (lower[far] - SIGMA_MAX / 2).abs().max() < 1e-3
+    half = torch.full((1,), 0.5)
+    loss = functools.partial(
+        consistency.easy_consistency, u=half, progress=0.0, teacher=None
+    )
+    once, twice = (
+        loss(student, x0=size * torch.ones(1, 2), noise=torch.zeros(1, 2))
+        for size in (1.0, 2.0)
+    )
+    close(twice / once, 2.0)  # a square would make it 4
+
+
 def test_pseudo_huber_is_a_square_when_small_and_a_length_when_large():
     c = 0.00054 * math.sqrt(2)
     a = torch.tensor([[3.0, 4.0], [3e-5, 4e-5]])
