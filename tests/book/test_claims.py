@@ -73,6 +73,14 @@ def test_chapters_read_claims_and_do_not_type_them(path):
                 )
 
 
+def test_the_page_of_claims_shows_these():
+    page = TEXTS[0].parents[1] / "claims.ipynb"
+    shown = page.read_text(encoding="utf-8")
+    measured = {d for c in CLAIMS.values() for d in (c["date"], *c["weights"].values())}
+    missing = {each for each in measured if each[:16] not in shown}
+    assert not missing, f"make execute CHAPTER=claims: {missing}"
+
+
 def test_the_ratio_is_that_of_its_parts():
     parts = CLAIMS["frechet-hkd"]["value"] / CLAIMS["frechet-teacher"]["value"]
     assert math.isclose(CLAIMS["frechet-ratio"]["value"], parts, rel_tol=1e-3)
