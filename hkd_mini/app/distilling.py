@@ -62,13 +62,13 @@ def distill(
         trajectories: folder made by `hkd-mini trajectories`.
         out: folder for weights, checkpoint and log.
         preset: how long, how fast, what is asked; default toy2d for points,
-            cifar10-mini for 32 x 32 pixels and less, images64-mini for more.
+            images32-mini for 32 x 32 pixels and less, images64-mini for more.
         resume: go on from the checkpoint in --out.
     """
     claim(out, resume)
     source = load_teacher(teacher)
-    paths = Trajectories(trajectories)
-    preset = preset or _usual(source, paths)
+    paths = Trajectories(trajectories, verify=False)  # read whole below
+    preset = preset or _usual(paths)
     wish = shape.apply(known(preset))
     network = _network(source, wish.network, widths, paths)
     wish = dataclasses.replace(wish, network=network)
@@ -86,12 +86,10 @@ def distill(
     finish(model, steps, config, out, objective, teacher=teacher, data=data)
 
 
-def _usual(source: Teacher, paths: Trajectories) -> str:
+def _usual(paths: Trajectories) -> str:
     """The preset of a recipe that suits what the paths are of."""
     if len(paths.shape) == 1:
         return "toy2d"
-    if isinstance(source, Denoiser):
-        return "cifar10-mini" if paths.shape[-1] <= 32 else "images64-mini"
     return "images32-mini" if paths.shape[-1] <= 32 else "images64-mini"
 
 

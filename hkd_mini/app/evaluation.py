@@ -66,7 +66,8 @@ def draw(
     config: Any = model.config
     network = getattr(config, "network", config)
     sample = getattr(model, "sample", None)
-    where = next(model.parameters()).device
+    # a plain function has no parameters
+    where = next((p.device for p in model.parameters()), torch.device("cpu"))
     seed = checked_seed(seed)
     out = []
     noise = unit_noise(n, network.shape, seed)

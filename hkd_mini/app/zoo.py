@@ -167,10 +167,10 @@ def is_cifar10(where: str) -> bool:
 
 def described(images: data.Images | Tensor, where: str) -> dict:
     """What is written down of training data: where they were, how many, of which shape,
-    how many classes, and their deviation (a tenth is enough to choose sigma_data by).
+    how many classes, and their deviation, by 2,000 of them.
     """
     x = images.x if isinstance(images, data.Images) else images
-    some = x[:2000]
+    some = x[:: -(-len(x) // 2000)]  # of all classes, which are sorted
     values = data.to_unit(some) if x.dtype == torch.uint8 else some
     return {
         "where": where,
