@@ -14,8 +14,9 @@
 #   make clean    remove what the goals above made
 #
 # PYTHON=python3.12 chooses the interpreter (3.10 or newer), PIP_ARGS="--extra-index-url ..." adds to pip's
-# command line, PYTEST_ARGS="-k koopman" to pytest's ("-n 0" keeps it to one core, where a debugger works). On Linux
-# TORCH=cpu takes PyTorch without its gigabytes of CUDA, where no GPU is.
+# command line, PYTEST_ARGS="-k koopman" to pytest's ("-n 0" keeps it to one core, where a debugger works), LAB_ARGS to
+# JupyterLab's (in a container: --ip=0.0.0.0). On Linux TORCH=cpu takes PyTorch, and the torchvision that fits, without
+# their gigabytes of CUDA, where no GPU is.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -25,6 +26,7 @@ WHEEL_ARGS ?=
 TORCH ?=
 CHAPTER ?=
 DATA ?=
+LAB_ARGS ?=
 ifeq ($(OS),Windows_NT)
 BIN := $(VENV)/Scripts
 SHELL := bash
@@ -80,8 +82,9 @@ execute: $(INSTALLED)
 	@test -n "$(CHAPTER)" || { echo "make execute CHAPTER=07, or tour, or claims"; exit 2; }
 	$(BIN)/python .ci/execute.py book/$(CHAPTER)*.ipynb
 
+# In a container the user is often root, whom JupyterLab refuses without this flag, and has no browser to open.
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab --notebook-dir=book
+	$(BIN)/jupyter lab --notebook-dir=book $(if $(filter 0,$(shell id -u)),--allow-root --no-browser) $(LAB_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -3,11 +3,13 @@ the parts of a book.
 
     model = hkd_mini.load("hkd-cifar10")
     images = model.sample(torch.randn(16, 3, 32, 32))  # unit noise in, [-1, 1] out
+    hkd_mini.save_images(images, "sheet.png")
 
 In import order: `engine`, `koopman`, `diffusion`, `judge`, `hkd`, `onestep`, `app`.
 Each folder's preface says what stands in it and where to start.
 """
 
+from .app.samples import save_images
 from .app.zoo import load
 from .engine.config import Step, TrainConfig
 from .hkd.config import PRESETS, HKDConfig
@@ -25,6 +27,7 @@ __all__ = [
     "Step",
     "TrainConfig",
     "load",
+    "save_images",
     "spectrum",
     "train",
 ]

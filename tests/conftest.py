@@ -34,6 +34,12 @@ def cifar():
     return root
 
 
+@pytest.fixture(scope="session", autouse=True)
+def packed_elsewhere(tmp_path_factory):
+    """Packed folders of pictures are no business of the user's cache."""
+    os.environ["HKD_MINI_CACHE"] = str(tmp_path_factory.mktemp("packed"))
+
+
 def settings():
     """What a process has only once, and a test must leave as it was."""
     import logging

@@ -1,5 +1,5 @@
 """The command line: `hkd-mini data | features | teacher | trajectories | distill |
-onestep | sample | evaluate`.
+onestep | sample | evaluate | info`.
 
 The commands chain: pictures, a teacher trained on them, the teacher's paths, a one-step
 student distilled from those, samples, their distance to the pictures. Whatever is wrong
@@ -11,22 +11,23 @@ save on Ctrl-C or SIGTERM and go on with --resume; on several GPUs start them as
 import json
 import logging
 import os
-import pathlib
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 import tyro
+from torch import nn
 
-from ..diffusion.teacher import Denoiser
+from ..diffusion.own import Own
 from ..engine.precision import choose, log
-from ..hkd.model import HKD
-from ..onestep.kdm import KDM
-from . import commands, distilling, evaluation, machine
+from . import commands, distilling, evaluation, integrating, logs, machine, samples
 from .flags import UNGUIDED, Guidance
+from .info import lines_about
 from .machine import device
-from .zoo import load_as
+from .samples import decoded
+from .zoo import load_function, load_sampled
 
 USER_ERRORS = (
     ValueError,
@@ -42,36 +43,59 @@ def sample(
     out: str,
     seed: int = 0,
     steps: int = 18,
+    classes: tuple[int, ...] = (),
+    decoder: str | None = None,
     precision: str = "auto",
     compile: bool = False,
     guide: Guidance = UNGUIDED,
 ) -> None:
-    """Draw samples into a .npy file: uint8 (N, 32, 32, 3) for pictures, float32 (N,
-    *shape) for points and latents.
+    """Draw samples: a sheet of pictures to look at, or arrays to compute with.
+
+    FILE.png is one sheet, each class on rows of its own; FILE.npy has uint8 (N, h, w,
+    3), or float32 (N, *shape) for points and latents; FILE.npz has the classes too; a
+    name without an ending is a folder of PNGs.
+
+    Example: hkd-mini sample --weights hkd-cifar10 --n 64 --out sheet.png
 
     Args:
-        weights: bundled name or folder, of a one-step model or a teacher.
+        weights: bundled name or folder, of a one-step model or a teacher; or a teacher
+            by module:function or of diffusers.
         n: number of samples.
-        out: file to write, ending in .npy.
+        out: file to write, ending in .png, .npy or .npz, or a new folder.
         seed: seed of the noise.
         steps: Heun steps of a teacher (2 steps - 1 evaluations); all others take one
             evaluation.
+        classes: classes of the samples, in turn, for a model that has some; without,
+            they are drawn.
+        decoder: module:function that makes pictures of latents.
         precision: auto (bf16 where the device computes it natively, else fp32), bf16,
             tf32 or fp32.
         compile: compile the network first.
     """
-    if n < 1 or not out.endswith(".npy"):
-        raise ValueError(
-            f"n = {n}, out = {out}: wanted at least one sample and a file that ends "
-            "in .npy"
-        )
-    pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
-    model = guide.apply(load_as(weights, HKD, Denoiser, KDM))
-    model = machine.on_device(model, compile)
-    x = evaluation.draw(model, n, seed, steps, precision=precision)
-    pictures = x.dtype == torch.uint8
-    np.save(out, (x.permute(0, 2, 3, 1) if pictures else x).contiguous().numpy())
+    if n < 1:
+        raise ValueError(f"n = {n}: wanted at least one sample")
+    samples.ending_of(out)
+    model, decode = _ready(weights, decoder, compile, guide)
+    network: Any = getattr(model.config, "network", model.config)
+    samples.ending_of(out, pictures=network.bounded or decode is not None)
+    labels = evaluation.drawn_classes(model, n, seed, classes)
+    x = evaluation.draw(model, n, seed, steps, labels=labels, precision=precision)
+    x = x if decode is None else samples.decoded(x, decode)
+    if x.dtype == torch.uint8:
+        samples.save_images(x, out, labels)
+    else:
+        samples.save_numbers(x.contiguous().numpy(), out, labels)
     print(out)
+
+
+def _ready(
+    weights: str, decoder: str | None, compile: bool, guide: Guidance
+) -> tuple[nn.Module, Callable | None]:
+    """The model, guided if asked for, on this machine's device, and what decodes it."""
+    model = load_sampled(weights)
+    found = getattr(model, "decode", None) if isinstance(model, Own) else None
+    decode = found if decoder is None else load_function(decoder)
+    return machine.on_device(guide.apply(model), compile), decode
 
 
 def evaluate(
@@ -83,25 +107,32 @@ def evaluate(
     steps: int = 18,
     features: str = "cifar",
     real: int | None = None,
+    decoder: str | None = None,
+    skip_broken: bool = False,
     precision: str = "auto",
     compile: bool = False,
     guide: Guidance = UNGUIDED,
 ) -> None:
     """Frechet distance, precision and recall of samples; the last line is one JSON
-    object.
+    object, which names the reference, its size and the features.
+
+    Example: hkd-mini evaluate --weights runs/hkd --data my-pictures --n 300
 
     Args:
-        data: folder with CIFAR-10 (its 50,000 training pictures) or with pictures;
-            without it, CIFAR-10's bundled statistics and no precision.
-        samples: file written by `hkd-mini sample`.
+        data: folder with pictures, cropped and resized to the samples' size, or with
+            CIFAR-10 (its 50,000 training pictures); without it, CIFAR-10's bundled
+            statistics and no precision.
+        samples: file written by `hkd-mini sample`, or a folder of pictures.
         weights: or draw the samples from these weights.
-        n: how many to draw.
+        n: how many to draw; distances of different numbers do not compare.
         seed: seed of the noise.
         steps: Heun steps of a teacher.
         features: cifar (the bundled classifier), a folder made by `hkd-mini features`,
             imagenet (a package), or inception (downloads its weights once).
         real: compare with the first so many of the training pictures in --data only;
             default all.
+        decoder: module:function that makes pictures of latents.
+        skip_broken: leave out pictures of --data that cannot be read.
         precision: auto (bf16 where the device computes it natively, else fp32), bf16,
             tf32 or fp32, of the network that draws.
         compile: compile the network first.
@@ -112,12 +143,16 @@ def evaluate(
     precision = choose(precision, device())
     if samples is None:
         assert weights is not None  # one of the two was given
-        model = guide.apply(load_as(weights, HKD, Denoiser, KDM))
-        model = machine.on_device(model, compile)
+        logs.check_trained_on(weights, data)
+        model, decode = _ready(weights, decoder, compile, guide)
+        network: Any = getattr(model.config, "network", model.config)
+        if decode is None:
+            evaluation.check_reference(network.shape, data, features, real)
         fake = evaluation.draw(model, n, seed, steps, precision=precision)
+        fake = fake if decode is None else decoded(fake, decode)
     else:
         fake = evaluation.read_samples(samples)
-    result = evaluation.evaluate(fake, data, features, device(), real)
+    result = evaluation.evaluate(fake, data, features, device(), real, skip_broken)
     print(
         json.dumps(
             result
@@ -127,17 +162,29 @@ def evaluate(
     )
 
 
+def info(name: tyro.conf.Positional[str]) -> None:
+    """Say what a model is: card, shapes, rates, and whether its generator is needed.
+
+    Example: hkd-mini info hkd-cifar10-tiny
+
+    Args:
+        name: bundled name or folder of any model, or a teacher by module:function.
+    """
+    print("\n".join(lines_about(name)))
+
+
 COMMANDS = {
     function.__name__: function
     for function in (
         commands.data,
         commands.features,
         commands.teacher,
-        commands.trajectories,
+        integrating.trajectories,
         distilling.distill,
         distilling.onestep,
         sample,
         evaluate,
+        info,
     )
 }
 
@@ -155,8 +202,15 @@ def main(args: list[str] | None = None) -> None:
         )
     except USER_ERRORS as error:
         message = " ".join(str(error).split()) or type(error).__name__
-        print(f"hkd-mini: {message}", file=sys.stderr)
+        print(f"hkd-mini: {message}{_next(args)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _next(args: list[str] | None) -> str:
+    """What to do next, after any error: look at the command's example."""
+    command = (sys.argv[1:] if args is None else args)[:1]
+    known = command[0] if command and command[0] in COMMANDS else ""
+    return f" [an example: hkd-mini {known} --help]" if known else ""
 
 
 def _no_empty(args: list[str]) -> None:

@@ -1,9 +1,9 @@
-"""The commands that make models: data, features, teacher, trajectories, distill,
-onestep.
+"""The commands that begin with pictures: data, features, teacher.
 
-Each is one function; its arguments are its flags and its docstring is its help. They
-chain: pictures, a teacher trained on them, the teacher's paths, a student distilled
-from those. Chapters: 10 "Training", 19 "Your own pictures".
+Each is one function; its arguments are its flags and its docstring is its help.
+Commands chain: pictures, a teacher trained on them, the teacher's paths
+(`integrating`), a student distilled from those (`distilling`). Chapters: 10 "Training",
+19 "Your own pictures".
 """
 
 import dataclasses
@@ -13,55 +13,91 @@ import torch
 import tyro
 
 from ..diffusion import released
+from ..diffusion.networks import MLPConfig
 from ..diffusion.teacher import Denoiser, train_teacher
+from ..diffusion.unet import UNetConfig
 from ..engine import cifar10
-from ..engine.precision import checked
-from ..hkd.make_paths import make
+from ..engine.data import Images
+from ..engine.precision import log
 from ..hkd.recipes import RECIPES
-from ..judge.classifier import CLASSIFIER_RECIPE, Classifier, train_classifier
+from ..judge.classifier import (
+    CLASSIFIER_RECIPE,
+    Classifier,
+    ClassifierConfig,
+    train_classifier,
+)
 from .flags import (
     AS_EDM,
     AS_THE_RECIPE,
-    UNGUIDED,
-    Guidance,
+    AS_WIDE,
     Levels,
+    Network,
     Training,
 )
 from .logs import claim, finish
-from .machine import device, on_device, processes
-from .zoo import load_as, load_teacher, open_data
+from .zoo import described, load_as, open_data
 from .zoo import preset as known
 
 
 def data(name: tyro.conf.Positional[str], root: str | None = None) -> None:
     """Fetch and verify a data set, or say what is missing.
 
+    Your own pictures need no such step: give their folder to the other commands.
+
+    Example: hkd-mini data cifar10 --root cifar
+
     Args:
         name: cifar10.
         root: folder to keep it in; default $HKD_MINI_DATA or the user's cache.
     """
     if name != "cifar10":
-        raise ValueError(f"no data set {name!r}: there is cifar10")
+        raise ValueError(
+            f"no data set {name!r}: there is cifar10; a folder of your own goes to "
+            "--data of the other commands"
+        )
     print(cifar10.fetch_cifar10(root))
 
 
 def features(
-    data: str, out: str, resume: bool = False, recipe: Training = AS_THE_RECIPE
+    data: str,
+    out: str,
+    resolution: int = 32,
+    skip_broken: bool = False,
+    resume: bool = False,
+    recipe: Training = AS_THE_RECIPE,
 ) -> None:
     """Train the classifier whose features measure distances (perceptual, Frechet).
 
+    Pictures without classes have nothing to tell apart: judge them with `evaluate
+    --features imagenet`.
+
+    Example: hkd-mini features --data my-pictures --resolution 64 --out runs/features
+
     Args:
-        data: folder with CIFAR-10.
+        data: folder with CIFAR-10, or with a folder of pictures for each class.
         out: folder for weights, checkpoint and log.
+        resolution: side that pictures are cropped and resized to; CIFAR-10's is 32.
+        skip_broken: leave out pictures that cannot be read.
         resume: go on from the checkpoint in --out.
     """
     claim(out, resume)
     config = recipe.apply(CLASSIFIER_RECIPE)
-    images = cifar10.load_cifar10("train", data)
+    if resolution % 8:
+        raise ValueError(
+            f"resolution = {resolution}: the classifier halves it three times, so a "
+            f"multiple of 8, like {max(round(resolution / 8), 1) * 8}"
+        )
+    images = open_data(data, (3, resolution, resolution), skip_broken)
+    if not isinstance(images, Images) or len(images.names) < 2:
+        raise ValueError(
+            f"{data}: one class, which leaves nothing to tell apart: put each class "
+            "into a folder of its own, or use --features imagenet and --perceptual "
+            "cifar"
+        )
     torch.manual_seed(config.seed)
-    model = Classifier()
+    model = Classifier(ClassifierConfig(classes=len(images.names)))
     steps = train_classifier(model, images, config, out=out, resume=resume)
-    finish(model, steps, config, out)
+    finish(model, steps, config, out, data=described(images, data))
 
 
 def teacher(
@@ -70,17 +106,21 @@ def teacher(
     data: str | None = None,
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None,
     drop_labels: float = 0.0,
+    skip_broken: bool = False,
     resume: bool = False,
+    widths: Network = AS_WIDE,
     recipe: Training = AS_THE_RECIPE,
     levels: Levels = AS_EDM,
 ) -> None:
     """Train a diffusion teacher with EDM's preconditioning and loss, or convert a
     released one.
 
+    Example: hkd-mini teacher --preset images64-mini --data my-pictures --out runs/t
+
     Args:
         out: folder for weights, checkpoint and log.
-        preset: toy2d, cifar10-tiny, cifar10-mini, cifar10-mini-cond, 64x64-mini,
-            cifar10, cifar10-cond or ffhq64.
+        preset: toy2d, cifar10-tiny, cifar10-mini, cifar10-mini-cond, images32-mini,
+            images64-mini, cifar10, cifar10-cond or ffhq64.
         data: folder with CIFAR-10 or with pictures, FILE.npy of latents; for toy2d
             the name of a point set.
         start: bundled name or folder of a teacher to start from; classes it does not
@@ -88,6 +128,7 @@ def teacher(
             it is run. Without --preset and --data it is converted, into --out.
         drop_labels: share of classes withheld, for one network with classes and
             without.
+        skip_broken: leave out pictures that cannot be read.
         resume: go on from the checkpoint in --out.
     """
     pickled = start if start is not None and start.endswith(".pkl") else None
@@ -99,10 +140,13 @@ def teacher(
             "give --preset and --data; only --from FILE.pkl goes without both, which "
             "converts that file"
         )
-    network = known(preset).network
+    network = widths.apply(known(preset).network)
     network = dataclasses.replace(network, noise=levels.apply(network.noise))
+    if data.endswith(".npy") and isinstance(network, UNetConfig):
+        network = dataclasses.replace(network, bounded=False)
     config = recipe.apply(RECIPES[preset].teacher)
-    images = open_data(data, network.shape)
+    images = open_data(data, network.shape, skip_broken)
+    about = _look(images, data, network)
     claim(out, resume)
     torch.manual_seed(config.seed)
     first = None
@@ -113,80 +157,27 @@ def teacher(
     model = first.widened(network) if first else Denoiser(network)
     keep = {"out": out, "resume": resume}
     steps = train_teacher(model, images, config, drop_labels, **keep)
-    finish(model, steps, config, out)
+    finish(model, steps, config, out, data=about)
 
 
-def trajectories(
-    teacher: str,
-    n: int,
-    out: str,
-    times: int = 7,
-    steps: int = 18,
-    batch: int = 128,
-    seed: int = 0,
-    guesses: bool = True,
-    no_class: float = 0.0,
-    shape: tuple[int, ...] | None = None,
-    precision: str = "auto",
-    compile: bool = False,
-    resume: bool = False,
-    guide: Guidance = UNGUIDED,
-) -> None:
-    """Integrate the teacher's paths from noise to picture with Heun's method, and keep
-    them.
-
-    Args:
-        teacher: bundled name or folder, or module:function, a denoiser of yours.
-        n: number of paths.
-        out: folder for the shards.
-        times: points kept of each path, both ends included.
-        steps: Heun steps (2 steps - 1 evaluations).
-        batch: paths integrated at once.
-        seed: seed of the noise.
-        guesses: keep the teacher's guess at every kept point too, for --guess-weight:
-            twice the disk, no further evaluation.
-        no_class: share of the paths that are told no class, so that a student learns
-            to go without; of a teacher that knows both.
-        shape: shape of one x, for module:function.
-        precision: auto (bf16 where the device computes it natively, else fp32), bf16,
-            tf32 or fp32, of the network; the path itself is summed in float32. Resumed,
-            auto is what the run began with.
-        compile: compile the network first (a minute, then up to 1.7 times faster).
-        resume: keep the whole shards in --out and make the missing ones.
-    """
-    from tqdm import tqdm
-
-    checked(precision)
-    # before anything moves: it gives each process its GPU
-    state = processes()
-    denoiser = on_device(guide.apply(load_teacher(teacher)), compile)
-    config = getattr(denoiser, "config", None)
-    if config is not None:
-        shape = config.shape
-    if shape is None:
-        raise ValueError(f"{teacher}: a function; say --shape, that of one x")
-    making = make(
-        denoiser,
-        shape,
-        n,
-        out,
-        times=times,
-        steps=steps,
-        seed=seed,
-        batch=batch,
-        labels=getattr(config, "labels", 0),
-        resume=resume,
-        device=device(),
-        precision=precision,
-        guesses=guesses,
-        no_class=no_class,
-        share=(state.process_index, state.num_processes),
+def _look(
+    images: Images | torch.Tensor, where: str, network: UNetConfig | MLPConfig
+) -> dict:
+    """What there is to learn, said and written down; classes must be as many."""
+    about = described(images, where)
+    classes = about["classes"]
+    if network.labels and classes != network.labels:
+        raise ValueError(
+            f"{where}: {classes} classes, and a network of {network.labels}: --labels "
+            f"{classes if classes > 1 else 0}"
+        )
+    log.info(
+        "%s: %d of shape %s in %d classes, deviation %.2f (--sigma-data is %g)",
+        where,
+        about["n"],
+        tuple(about["shape"]),
+        classes,
+        about["deviation"],
+        network.noise.sigma_data,
     )
-    state.wait_for_everyone()  # all have seen the folder as it was
-    with tqdm(
-        total=n // state.num_processes, unit="path", disable=not state.is_main_process
-    ) as bar:
-        for done in making:
-            bar.update(done - bar.n)
-    if state.is_main_process:
-        print(out)
+    return about

@@ -11,8 +11,10 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from ..diffusion.networks import MLPConfig
 from ..diffusion.schedule import Denoise
 from ..diffusion.teacher import Denoiser
+from ..diffusion.unet import UNetConfig
 from ..engine.data import Images
 from ..hkd.distil import train
 from ..hkd.make_paths import of_teacher
@@ -20,39 +22,56 @@ from ..hkd.model import HKD
 from ..hkd.paths import Paths, Trajectories
 from ..hkd.recipes import RECIPES
 from ..onestep.methods import METHODS, distil
-from .flags import AS_IT_IS, AS_THE_PRESET, AS_THE_RECIPE, Asked, Shape, Training
-from .logs import claim, finish
-from .zoo import load_as, load_teacher, open_data
+from .flags import (
+    AS_IT_IS,
+    AS_THE_PRESET,
+    AS_THE_RECIPE,
+    AS_WIDE,
+    Asked,
+    Network,
+    Shape,
+    Training,
+    Widths,
+)
+from .logs import claim, data_of, finish
+from .zoo import Teacher, load_as, load_teacher, open_data
 from .zoo import preset as known
 
 
 def distill(
-    preset: str,
     teacher: str,
     trajectories: str,
     out: str,
+    preset: str | None = None,
     resume: bool = False,
+    widths: Network = AS_WIDE,
     shape: Shape = AS_IT_IS,
     asked: Asked = AS_THE_PRESET,
     recipe: Training = AS_THE_RECIPE,
 ) -> None:
     """Distil a teacher's paths into a one-step HKD.
 
+    Its network is the teacher's. Of a teacher that is a function or diffusers', whose
+    tensors start nothing, the paths alone are used; then the network is the preset's.
+
+    Example: hkd-mini distill --teacher runs/t --trajectories runs/paths --out runs/hkd
+
     Args:
-        preset: the teacher's preset.
-        teacher: bundled name or folder, whose paths they are, guided or not; of
-            module:function the paths alone are used.
+        teacher: bundled name or folder, whose paths they are, guided or not; or
+            module:function, or a folder of diffusers'.
         trajectories: folder made by `hkd-mini trajectories`.
         out: folder for weights, checkpoint and log.
+        preset: how long, how fast, what is asked; default toy2d for points,
+            images32-mini for 32 x 32 pixels and less, images64-mini for more.
         resume: go on from the checkpoint in --out.
     """
     claim(out, resume)
     source = load_teacher(teacher)
+    paths = Trajectories(trajectories, verify=False)  # read whole below
+    preset = preset or _usual(paths)
     wish = shape.apply(known(preset))
-    noise = getattr(source, "noise", wish.network.noise)
-    wish = dataclasses.replace(
-        wish, network=dataclasses.replace(wish.network, noise=noise)
-    )
+    network = _network(source, wish.network, widths, paths)
+    wish = dataclasses.replace(wish, network=network)
     config = recipe.apply(RECIPES[preset].distill)
     objective = asked.apply(RECIPES[preset].objective)
     torch.manual_seed(config.seed)  # of a new network's weights
@@ -63,7 +82,51 @@ def distill(
     # training draws the same numbers whichever way the model was made
     torch.manual_seed(config.seed)
     steps = train(model, paths, config, objective, out=out, resume=resume)
-    finish(model, steps, config, out, objective)
+    data = data_of(teacher)
+    finish(model, steps, config, out, objective, teacher=teacher, data=data)
+
+
+def _usual(paths: Trajectories) -> str:
+    """The preset of a recipe that suits what the paths are of."""
+    if len(paths.shape) == 1:
+        return "toy2d"
+    return "images32-mini" if paths.shape[-1] <= 32 else "images64-mini"
+
+
+def _network(
+    source: Teacher,
+    preset: UNetConfig | MLPConfig,
+    widths: Network,
+    paths: Trajectories,
+) -> UNetConfig | MLPConfig:
+    """The teacher's own network, or for one that has none of ours the preset's, with
+    the `widths` asked for, at the size and the noise levels of its paths.
+    """
+    if isinstance(source, Denoiser):
+        if type(source.config) is not type(preset):
+            raise ValueError(
+                f"the teacher's network is {source.config}, and the preset's is of "
+                "another kind: leave --preset out"
+            )
+        if widths.apply(source.config) != source.config:
+            raise ValueError(
+                "the network is the teacher's, whose weights it starts from: leave "
+                "out the flags of its widths"
+            )
+        return source.config
+    network = preset
+    noise = paths.noise or source.noise
+    if isinstance(preset, UNetConfig) and len(paths.shape) == 3:
+        size = Widths(
+            resolution=widths.resolution or paths.shape[-1],
+            in_channels=widths.in_channels or paths.shape[0],
+            labels=paths.labels if widths.labels is None else widths.labels,
+        )
+        bounded = source.config.bounded if source.config else paths.shape[0] == 3
+        network = dataclasses.replace(size.apply(preset), bounded=bounded)
+    elif isinstance(preset, MLPConfig):
+        network = dataclasses.replace(preset, dim=paths.shape[0], labels=paths.labels)
+    return dataclasses.replace(widths.apply(network), noise=noise)
 
 
 def onestep(
@@ -73,12 +136,15 @@ def onestep(
     trajectories: str | None = None,
     data: str | None = None,
     perceptual: str = "cifar",
+    skip_broken: bool = False,
     resume: bool = False,
     recipe: Training = AS_THE_RECIPE,
 ) -> None:
     """Train a one-step student by one of the methods of chapter 17.
 
     Unset flags are those of the preset toy2d for points, of cifar10-mini for pictures.
+
+    Example: hkd-mini onestep --method CD --teacher runs/t --data mine --out runs/cd
 
     Args:
         method: KD, PD, 1-RF, 2-RF, 2-RF++, CD, CT, iCT, ECM, DMD or KDM.
@@ -89,6 +155,7 @@ def onestep(
         data: folder with pictures, or the name of a point set, for the others.
         perceptual: cifar (bundled), a folder made by `hkd-mini features`, alex, vgg,
             squeeze (LPIPS) or none.
+        skip_broken: leave out pictures that cannot be read.
         resume: go on from the checkpoint in --out.
     """
     if method not in METHODS:
@@ -103,7 +170,7 @@ def onestep(
     else:
         if data is None:
             raise ValueError(f"{method} learns from images: give --data")
-        learned = open_data(data, shape)
+        learned = open_data(data, shape, skip_broken)
     claim(out, resume)
     config = recipe.apply(
         RECIPES["toy2d" if len(shape) == 1 else "cifar10-mini"].distill
@@ -113,7 +180,8 @@ def onestep(
     steps = distil(
         student, method, learned, config, source, perceptual, out=out, resume=resume
     )
-    finish(student, steps, config, out)
+    about = data_of(teacher)
+    finish(student, steps, config, out, teacher=teacher, data=about)
 
 
 def paths_for(folder: str, shape: tuple[int, ...], teacher: Denoise) -> Trajectories:

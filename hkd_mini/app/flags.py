@@ -16,11 +16,10 @@ import tyro
 
 from ..diffusion.guidance import Guided
 from ..diffusion.schedule import Noise
-from ..diffusion.teacher import Denoiser
 from ..engine.config import TrainConfig
 from ..hkd.config import HKDConfig
 from ..hkd.objective import Objective
-from .zoo import load_as
+from .zoo import load_teacher
 
 
 def explained(configuration: type) -> dict[str, str]:
@@ -46,8 +45,8 @@ class Guide:
     guidance: float = 1.0
     """Weight of guidance of a teacher: 1 for none."""
     weaker: str | None = None
-    """Bundled name or folder of the weaker teacher; without, the teacher itself, told
-    no class."""
+    """Bundled name, folder or module:function of the weaker teacher; without, the
+    teacher itself, told no class."""
     guidance_from: float = 0.0
     """Guide above this noise level,"""
     guidance_to: float = math.inf
@@ -64,7 +63,7 @@ class Guide:
             return model
         if hasattr(model, "sample"):
             raise ValueError("--guidance is for teachers: this model takes one step")
-        weaker = None if self.weaker is None else load_as(self.weaker, Denoiser)
+        weaker = None if self.weaker is None else load_teacher(self.weaker)
         classes = getattr(getattr(model, "config", None), "labels", True)
         if weaker is None and not classes:
             raise ValueError(
@@ -102,6 +101,49 @@ def changes(configuration: type, *left_out: str) -> type[Changes]:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Widths(Changes):
+    """Size and widths of a preset's network, where another one is wished for."""
+
+    resolution: int | None = None
+    """Side of the pictures; attention stays at its levels. Other pictures are cropped
+    to their central square and resized."""
+    in_channels: int | None = None
+    """Channels of one x: 3 for pictures, those of latents."""
+    channels: int | None = None
+    """Channels at the first level."""
+    mult: tuple[int, ...] | None = None
+    """Of them, a multiple for each level; each level halves the side."""
+    blocks: int | None = None
+    """Residual blocks a level."""
+    attention: tuple[int, ...] | None = None
+    """Sides, after the patch, where there is attention."""
+    patch: int | None = None
+    """2 folds squares of 2 x 2 pixels into channels first, 1 does not."""
+    dropout: float | None = None
+    """Dropout of the blocks."""
+    labels: int | None = None
+    """Number of classes that the network is told, 0 for none."""
+
+    def apply(self, configuration: Any) -> Any:
+        """`configuration`, a network's, with the changes made.
+
+        Raises ValueError for one of points, which has no such widths, and what the
+        network itself refuses.
+        """
+        asked = {k: v for k, v in vars(self).items() if v is not None}
+        has = {f.name for f in dataclasses.fields(configuration)}
+        if unlike := sorted(set(asked) - has):
+            raise ValueError(
+                f"{', '.join(unlike)}: of networks for pictures, and this preset's is "
+                "for points"
+            )
+        if self.resolution and self.attention is None:
+            deep = [configuration.resolution // r for r in configuration.attention]
+            asked["attention"] = tuple(self.resolution // d for d in deep)
+        return dataclasses.replace(configuration, **asked)
+
+
 _HERE = tyro.conf.arg(name="")  # flags without a prefix
 TrainFlags = changes(TrainConfig)
 ObjectiveFlags = changes(Objective)
@@ -113,14 +155,17 @@ if TYPE_CHECKING:  # the classes are made while this runs; commands only `apply`
     Shape = Changes
     Levels = Changes
     Guidance = Guide
+    Network = Widths
 else:
     Training = Annotated[TrainFlags, _HERE]
     Asked = Annotated[ObjectiveFlags, _HERE]
     Shape = Annotated[ModelFlags, _HERE]
     Levels = Annotated[NoiseFlags, _HERE]
     Guidance = Annotated[Guide, _HERE]
+    Network = Annotated[Widths, _HERE]
 AS_THE_RECIPE = TrainFlags()
 AS_THE_PRESET = ObjectiveFlags()
 AS_IT_IS = ModelFlags()
 AS_EDM = NoiseFlags()
 UNGUIDED = Guide()
+AS_WIDE = Widths()

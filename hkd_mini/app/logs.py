@@ -24,6 +24,32 @@ from ..hkd.objective import Objective
 from ..onestep.students import Matched
 from .machine import device, first_process
 
+RECORD = "training.json"  # how the weights beside it were made
+
+
+def data_of(name: str) -> dict | None:
+    """What the model in the folder `name` was trained on, where that was written down:
+    for a student, what its teacher was.
+    """
+    try:
+        said = json.loads(pathlib.Path(name, RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = said.get("data") if isinstance(said, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def check_trained_on(name: str, data: str | None) -> None:
+    """ValueError where the model `name` would be judged, without `data`, against
+    CIFAR-10, and its own record says that it was trained on something else.
+    """
+    trained = data_of(name)
+    if data is None and trained and not trained.get("cifar10"):
+        raise ValueError(
+            f"{name} was trained on {trained.get('where')}, not on CIFAR-10: give "
+            "--data, the folder of the pictures that it should be like"
+        )
+
 
 def claim(out: str, resume: bool) -> None:
     """Look at the folder `out` before a run writes into it.
@@ -111,12 +137,13 @@ def finish(
     config: TrainConfig,
     out: str,
     objective: Objective | None = None,
+    **made_from: object,
 ) -> None:
     """Train, then write the averaged weights, of a pair the generator's, and how they
     were made beside the checkpoint, in the folder `out`.
 
-    `steps` is the loop that trains `model`; `config` and `objective`, dataclasses, are
-    written down.
+    `steps` is the loop that trains `model`; `config` and `objective`, dataclasses, and
+    what it was `made_from` (data, a teacher) are written down.
     """
     began = time.monotonic()
     last = logged(steps, config, out)
@@ -130,10 +157,11 @@ def finish(
         "precision": last.precision if last else choose(config.precision, device()),
         "seconds": round(time.monotonic() - began),
         "torch": torch.__version__,
+        **made_from,
     }
     if objective is not None:
         made["objective"] = dataclasses.asdict(objective)
-    pathlib.Path(out, "training.json").write_text(
+    pathlib.Path(out, RECORD).write_text(
         json.dumps(made, indent=2) + "\n", encoding="utf-8"
     )
     print(out)

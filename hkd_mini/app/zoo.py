@@ -9,14 +9,17 @@ import importlib
 import os
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..diffusion.schedule import Denoise
+from ..diffusion.epsilon import FromEpsilon, diffusers_teacher, is_diffusers
+from ..diffusion.own import Own
 from ..diffusion.teacher import Denoiser
 from ..engine import cifar10, data, points
+from ..engine.folders import load_images, packed_folder
 from ..engine.weights import read_config, resolve
 from ..hkd.config import PRESETS, HKDConfig
 from ..hkd.model import HKD
@@ -26,6 +29,7 @@ from ..onestep.students import Student
 
 MODELS = (HKD, Denoiser, Student, KDM, Classifier)
 M = TypeVar("M", bound=nn.Module)
+Teacher = Denoiser | FromEpsilon | Own
 
 
 def load(name: str | os.PathLike) -> nn.Module:
@@ -58,16 +62,33 @@ def load_as(name: str, *kinds: type[M]) -> M:
     return model
 
 
-def load_teacher(name: str) -> Denoise:
-    """A teacher: a bundled name, a folder, or "module:function", a denoiser (x, sigma,
-    labels) -> guess in a module that can be imported or lies in the working directory.
+def load_teacher(name: str) -> Teacher:
+    """A teacher: a bundled name, a folder of ours or of diffusers', or
+    "module:function", a denoiser (x, sigma) or (x, sigma, labels) -> guess in a module
+    that can be imported or lies in the working directory.
 
-    A function may carry its levels as an attribute `noise`, a `schedule.Noise`. Raises
-    ValueError when the module has no such function, ImportError without the module.
+    A function may carry attributes, as `diffusion.own.Own` reads them: its levels
+    `noise`, the `shape` of one x, a number of `labels`, a `decode`. Raises ValueError
+    when the module has no such function, ImportError without the module.
     """
-    module, _, function = name.partition(":")
-    if not function or pathlib.Path(name).exists() or os.sep in name:
+    if not is_function(name):
+        if is_diffusers(name):
+            return diffusers_teacher(name)
         return load_as(name, Denoiser)
+    return Own(load_function(name))
+
+
+def is_function(name: str) -> bool:
+    """Whether `name` is "module:function", and not a path with a colon in it."""
+    _, _, function = name.partition(":")
+    return bool(function) and not (pathlib.Path(name).exists() or os.sep in name)
+
+
+def load_function(name: str) -> Callable:
+    """The function behind "module:function"; errors as in `load_teacher`."""
+    module, _, function = name.partition(":")
+    if not function:
+        raise ValueError(f"{name}: wanted module:function")
     sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), function, None)
@@ -78,6 +99,20 @@ def load_teacher(name: str) -> Denoise:
     return found
 
 
+def load_sampled(name: str) -> nn.Module:
+    """What `hkd-mini sample` draws from: a one-step model or a teacher, by any of the
+    names that `load_teacher` knows.
+
+    Raises ValueError for a classifier, and for a function that does not say its shape.
+    """
+    if not (is_function(name) or is_diffusers(name)):
+        return load_as(name, HKD, Denoiser, KDM)
+    found = load_teacher(name)
+    if found.config is None:
+        raise ValueError(f"{name}: give the function an attribute shape, that of one x")
+    return found
+
+
 def preset(name: str) -> HKDConfig:
     """The configuration of the preset `name`, or a ValueError that lists them."""
     if name not in PRESETS:
@@ -85,9 +120,12 @@ def preset(name: str) -> HKDConfig:
     return PRESETS[name]
 
 
-def open_data(where: str, shape: tuple[int, ...]) -> data.Images | Tensor:
+def open_data(
+    where: str, shape: tuple[int, ...], skip_broken: bool = False
+) -> data.Images | Tensor:
     """Training data for models of `shape`: `where` is the name of a point set, a folder
-    with CIFAR-10, one of pictures, or a file FILE.npy of float32 latents (n, *shape).
+    with CIFAR-10, one of pictures, which are cropped and resized, or a file FILE.npy of
+    float32 latents (n, *shape). `skip_broken` leaves out pictures that cannot be read.
 
     Raises FileNotFoundError or ValueError, with the cure.
     """
@@ -104,15 +142,41 @@ def open_data(where: str, shape: tuple[int, ...]) -> data.Images | Tensor:
             f"{where}: no such folder; `hkd-mini data cifar10 --root {where}` fetches "
             "CIFAR-10 into it"
         )
-    patterns = ("[!.]*.bin", f"{cifar10.CIFAR10_FOLDER}/[!.]*.bin")
-    binary = any(any(pathlib.Path(where).glob(pattern)) for pattern in patterns)
-    if binary:
+    if is_cifar10(where):
         images = cifar10.load_cifar10("train", where)
+    elif shape[0] != 3:
+        raise ValueError(
+            f"{where}: a folder of pictures, which have 3 channels, and x of shape "
+            f"{tuple(shape)} is wanted: a file FILE.npy of float32"
+        )
     else:
-        images = data.load_images(where)
+        images = load_images(where, shape[1], skip_broken, packed_folder())
     if tuple(images.x.shape[1:]) != tuple(shape):
         raise ValueError(
             f"{where}: pictures of shape {tuple(images.x.shape[1:])}, wanted "
-            f"{tuple(shape)}"
+            f"{tuple(shape)}; --resolution {images.x.shape[-1]} is theirs"
         )
     return images
+
+
+def is_cifar10(where: str) -> bool:
+    """Whether the folder `where` holds CIFAR-10's binary version."""
+    patterns = ("[!.]*.bin", f"{cifar10.CIFAR10_FOLDER}/[!.]*.bin")
+    return any(any(pathlib.Path(where).glob(pattern)) for pattern in patterns)
+
+
+def described(images: data.Images | Tensor, where: str) -> dict:
+    """What is written down of training data: where they were, how many, of which shape,
+    how many classes, and their deviation, by 2,000 of them.
+    """
+    x = images.x if isinstance(images, data.Images) else images
+    some = x[:: -(-len(x) // 2000)]  # of all classes, which are sorted
+    values = data.to_unit(some) if x.dtype == torch.uint8 else some
+    return {
+        "where": where,
+        "cifar10": is_cifar10(where),
+        "n": len(x),
+        "shape": list(x.shape[1:]),
+        "classes": len(images.names) if isinstance(images, data.Images) else 0,
+        "deviation": round(float(values.std()), 3),
+    }

@@ -1,10 +1,13 @@
-"""Networks that guess the noise of a discrete schedule, such as DDPM's and those of
-diffusers, as teachers.
+"""Networks of a discrete schedule, such as DDPM's and those of diffusers, as teachers.
 
-Chapter: 8 "Diffusion as a flow".
-Source: Ho et al. 2020 (DDPM).
+They guess the noise, the picture, or v, a mixture of the two that has the same size at
+every level. All three say the same thing, and are read here as D(x; sigma), at the
+levels that their schedule has. Chapters: 8 "Diffusion as a flow", 19 "Your own
+pictures".
+Source: Ho et al. 2020 (DDPM); Salimans & Ho 2022 (v).
 """
 
+import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -14,20 +17,38 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..engine.mend import mend_torchvision
+from .own import About
 from .schedule import Noise, expand
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")  # diffusers' words
+# of diffusers, those whose levels are alphas_cumprod
+SCHEDULERS = (
+    "DDIM DDPM DEISMultistep DPMSolverMultistep DPMSolverSinglestep EulerDiscrete "
+    "EulerAncestralDiscrete HeunDiscrete KDPM2Discrete LMSDiscrete PNDM UniPCMultistep"
+).split()
 
 
 class FromEpsilon(nn.Module):
-    """A denoiser D(x; sigma) from a network that guesses the noise, by `from_epsilon`.
+    """A denoiser D(x; sigma) from a network of a discrete schedule, by `from_epsilon`.
 
     forward(x (batch, *shape), sigma a number or (batch,), labels (batch,) or None) ->
     x's shape and dtype.
     """
 
-    def __init__(self, eps_model: Callable, sigmas: np.ndarray):
+    config: About | None = None  # what a network from diffusers says of itself
+
+    def __init__(
+        self, eps_model: Callable, sigmas: np.ndarray, prediction: str = "epsilon"
+    ):
         super().__init__()
+        if prediction not in PREDICTIONS:
+            raise ValueError(
+                f"prediction {prediction!r}: one of {', '.join(PREDICTIONS)}"
+            )
         self.eps_model = eps_model
         self.sigmas = sigmas
+        self.prediction = prediction
         self.noise = Noise(float(sigmas[0]), float(sigmas[-1]))
 
     def forward(
@@ -54,26 +75,34 @@ class FromEpsilon(nn.Module):
             place, dtype=torch.promote_types(dtype, torch.float32), device=x.device
         ).expand(len(x))
         given = {} if labels is None else {"class_labels": labels}
+        shrink = 1 / (1 + level**2).sqrt()
         # sigma multiplies whatever the guess is rounded by
         with torch.autocast(x.device.type, enabled=False):
-            guess = self.eps_model((x / (1 + level**2).sqrt()).to(dtype), t, **given)
-        eps = guess if isinstance(guess, Tensor) else guess.sample
-        if eps.shape != x.shape:
+            said = self.eps_model((x * shrink).to(dtype), t, **given)
+        guess = said if isinstance(said, Tensor) else said.sample
+        if guess.shape != x.shape:
             raise ValueError(
-                f"the network gave {tuple(eps.shape)} for x of {tuple(x.shape)}: "
+                f"the network gave {tuple(guess.shape)} for x of {tuple(x.shape)}: "
                 "wanted the noise alone"
             )
-        return (x - level * eps).to(x.dtype)
+        if self.prediction == "sample":
+            return guess.to(x.dtype)
+        if self.prediction == "v_prediction":  # v = shrink eps - sigma shrink x0
+            return (shrink**2 * x - level * shrink * guess).to(x.dtype)
+        return (x - level * guess).to(x.dtype)
 
 
 def from_epsilon(
-    eps_model: Callable, alphas_cumprod: Sequence[float] | Float[Tensor, "steps"]
+    eps_model: Callable,
+    alphas_cumprod: Sequence[float] | Float[Tensor, "steps"],
+    prediction: str = "epsilon",
 ) -> FromEpsilon:
     """The denoiser behind a network that guesses the noise of a discrete,
-    variance-preserving schedule.
+    variance-preserving schedule, or (`prediction`) the picture or v.
 
-    D(x; sigma) = x - sigma eps(x / sqrt(1 + sigma^2), t(sigma)),  sigma_i = sqrt((1 -
-    abar_i) / abar_i).
+    With c = 1 / sqrt(1 + sigma^2), sigma_i = sqrt((1 - abar_i) / abar_i) and the
+    network F(c x, t(sigma)): D = x - sigma F ("epsilon"), F ("sample"), or c^2 x -
+    sigma c F ("v_prediction").
 
     eps_model(x, t, class_labels=) takes x (batch, *shape) and t (batch,), in steps from
     0; it returns the noise, or an object with the noise as `sample`, as diffusers'
@@ -84,7 +113,7 @@ def from_epsilon(
     level D raises ValueError, since there the guess means nothing. The paths of such a
     teacher can be distilled, but its tensors cannot start an HKD. Raises ValueError for
     another schedule.
-    Source: DDPM eq 4; EDM section 2.
+    Source: DDPM eq 4; EDM section 2; Salimans & Ho 2022, appendix D (v).
     """
     abar = torch.as_tensor(alphas_cumprod, dtype=torch.float64).cpu()
     if (
@@ -97,20 +126,34 @@ def from_epsilon(
             f"alphas_cumprod of shape {tuple(abar.shape)}: wanted a falling list "
             "within (0, 1)"
         )
-    return FromEpsilon(eps_model, ((1 - abar) / abar).sqrt().numpy())
+    return FromEpsilon(eps_model, ((1 - abar) / abar).sqrt().numpy(), prediction)
+
+
+def is_diffusers(folder: str | os.PathLike) -> bool:
+    """Whether `folder` looks like one that diffusers wrote."""
+    path = pathlib.Path(folder)
+    if (path / "model_index.json").is_file() or (path / "unet").is_dir():
+        return True
+    try:
+        said = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(said, dict) and "_class_name" in said
 
 
 def diffusers_teacher(
     source: str | os.PathLike | nn.Module,
     alphas_cumprod: Sequence[float] | Float[Tensor, "steps"] | None = None,
+    prediction: str = "epsilon",
 ) -> FromEpsilon:
     """A denoiser from diffusers: `source` is a folder such as a copy of
-    google/ddpm-cifar10-32, or a UNet2DModel, which needs its `alphas_cumprod`.
+    google/ddpm-cifar10-32, or a UNet2DModel, which needs its `alphas_cumprod`, and its
+    `prediction` where it does not guess the noise.
 
     A folder holds the network's config.json and safetensors, beside
-    scheduler_config.json or in unet/ and scheduler/; pickled weights are refused.
-    Raises ImportError without diffusers, FileNotFoundError, and ValueError for networks
-    that guess something else than the noise.
+    scheduler_config.json or in unet/ and scheduler/; pickled weights are refused. The
+    teacher's noise ends where the schedule does. Raises ImportError without diffusers,
+    FileNotFoundError, and ValueError for a scheduler of another kind.
     """
     if isinstance(source, nn.Module):
         if alphas_cumprod is None:
@@ -118,7 +161,9 @@ def diffusers_teacher(
                 "a model without its schedule: give alphas_cumprod, which its "
                 "scheduler has"
             )
-        return from_epsilon(source.eval(), alphas_cumprod)
+        teacher = from_epsilon(source.eval(), alphas_cumprod, prediction)
+        teacher.config = _about(source)
+        return teacher
     unet, schedule = (
         d if (d := pathlib.Path(source, part)).is_dir() else pathlib.Path(source)
         for part in ("unet", "scheduler")
@@ -128,19 +173,39 @@ def diffusers_teacher(
             raise FileNotFoundError(
                 f"{file}: no such file; wanted a folder of diffusers'"
             )
+    said = json.loads((schedule / "scheduler_config.json").read_text(encoding="utf-8"))
+    kind = said.get("_class_name", "DDPMScheduler")
+    if kind.removesuffix("Scheduler") not in SCHEDULERS:
+        raise ValueError(
+            f"{source}: a {kind}, whose levels are not those of a list of "
+            "alphas_cumprod; wrap it as a function of yours (module:function)"
+        )
+    diffusers = _diffusers()
+    scheduler = diffusers.DDPMScheduler.from_pretrained(schedule)
+    model = diffusers.UNet2DModel.from_pretrained(unet, use_safetensors=True)
+    return diffusers_teacher(
+        model,
+        scheduler.alphas_cumprod if alphas_cumprod is None else alphas_cumprod,
+        scheduler.config.prediction_type,
+    )
+
+
+def _diffusers():
+    mend_torchvision()  # which diffusers imports where it finds it
     try:
         import diffusers
     except ImportError as error:
         raise ImportError(
             "a folder of diffusers' is read by diffusers: pip install diffusers"
         ) from error
-    scheduler = diffusers.DDPMScheduler.from_pretrained(schedule)
-    if scheduler.config.prediction_type != "epsilon":
-        raise ValueError(
-            f"{source}: guesses {scheduler.config.prediction_type!r}, wanted 'epsilon'"
-        )
-    model = diffusers.UNet2DModel.from_pretrained(unet, use_safetensors=True)
-    return from_epsilon(
-        model.eval(),
-        scheduler.alphas_cumprod if alphas_cumprod is None else alphas_cumprod,
-    )
+    return diffusers
+
+
+def _about(model: nn.Module) -> About | None:
+    """Shape and classes, where the network's own configuration says them."""
+    said = getattr(model, "config", None)
+    side = getattr(said, "sample_size", None)
+    if said is None or side is None:
+        return None
+    sides = (side, side) if isinstance(side, int) else tuple(side)
+    return About((said.in_channels, *sides), said.num_class_embeds or 0)

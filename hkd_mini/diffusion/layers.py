@@ -79,3 +79,17 @@ class Embedding(nn.Module):
             )
             emb = emb + self.map_label(labels * math.sqrt(labels.shape[1]))
         return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
+
+
+def can_be_halved(resolution: int, times: int, patch: int) -> None:
+    """ValueError for a `resolution` that `patch` and `times` halvings do not divide; it
+    names the nearest that they do.
+    """
+    step = patch << times
+    if resolution % step or resolution < step:
+        below = max(resolution, 0) // step * step
+        near = sorted({max(below, step), below + step})
+        raise ValueError(
+            f"resolution {resolution} cannot be halved {times} times at patch {patch}: "
+            f"the nearest that can: {' and '.join(map(str, near))}"
+        )

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..engine.config import at_least
-from .layers import conv, linear, norm
+from .layers import can_be_halved, conv, linear, norm
 from .schedule import EDM, Noise
 
 
@@ -60,11 +60,7 @@ class UNetConfig:
                 f"patch = {self.patch}: 1 (EDM's layout) or 2 (2x2 pixels folded into "
                 "channels)"
             )
-        if self.resolution % (self.patch << (len(self.mult) - 1)):
-            raise ValueError(
-                f"resolution {self.resolution} cannot be halved {len(self.mult) - 1} "
-                f"times at patch {self.patch}"
-            )
+        can_be_halved(self.resolution, len(self.mult) - 1, self.patch)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -2,16 +2,17 @@
 the training loop.
 
 `files` writes whole or not at all, `weights` keeps models as safetensors plus JSON,
-`data`, `cifar10` and `points` give pictures and points, `precision` chooses the numbers
-to compute in, `config` says how long and how fast, `loop` trains whatever it is given,
-`checkpoint` keeps a run. Start with `loop.fit`: fifty lines that train the classifier,
-the teacher and every student of the book. Chapter: 10 "Training".
+`data`, `cifar10`, `folders` and `points` give pictures and points, `precision` chooses
+the numbers to compute in, `config` says how long and how fast, `loop` trains whatever
+it is given, `checkpoint` keeps a run. Start with `loop.fit`: fifty lines that train the
+classifier, the teacher and every student of the book. Chapter: 10 "Training".
 """
 
 from .cifar10 import cache_dir, fetch_cifar10, load_cifar10
 from .config import Step, TrainConfig
-from .data import Images, batch_indices, load_images, rng_at, to_uint8, to_unit
+from .data import Images, batch_indices, rng_at, to_uint8, to_unit
 from .files import read_tensors, write_tensors
+from .folders import load_images
 from .loop import fit
 from .points import POINT_SETS
 from .precision import choose, computing

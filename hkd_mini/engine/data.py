@@ -29,68 +29,6 @@ class Images(NamedTuple):
     names: tuple[str, ...]
 
 
-def load_images(folder: str | Path, size: int | None = None) -> Images:
-    """Pictures of one square size; sorted subfolders are the labels, a folder whose
-    pictures lie in itself is one class.
-
-    They are turned as their EXIF orientation says. What is hidden (.*) or macOS's
-    (__MACOSX) is passed over. `size`: the side they must have (default: the first
-    one's). FileNotFoundError for an empty folder; ValueError for a class without
-    pictures, or pictures both beside and in subfolders; and, naming the picture, for
-    another size, no square, transparency, or what is no picture.
-    """
-    folder = Path(folder).expanduser()
-    classes = _classes(folder)
-    files = [(k, p) for k, (_, pictures) in enumerate(classes) for p in pictures]
-    size = len(_read_picture(files[0][1], size))
-    x = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
-    for i, (_, path) in enumerate(files):
-        x[i] = torch.from_numpy(_read_picture(path, size)).permute(2, 0, 1)
-    labels = torch.tensor([k for k, _ in files])
-    return Images(x, labels, tuple(c.name for c, _ in classes))
-
-
-def _classes(folder: Path) -> list[tuple[Path, list[Path]]]:
-    """Each class's folder and its pictures; errors as in `load_images`."""
-    subfolders = [p for p in _seen(folder) if p.is_dir()]
-    flat = _pictures(folder)
-    deep = [(p, _pictures(p)) for p in subfolders]
-    full = [str(p) for p, pictures in deep if pictures]
-    if not flat and not full:
-        raise FileNotFoundError(
-            f"no pictures in {folder}: wanted .png, .jpg, ... or one subfolder per "
-            "class"
-        )
-    if flat and full:
-        raise ValueError(
-            f"{folder} holds pictures ({flat[0].name}) and folders of them "
-            f"({', '.join(full)}): wanted one or the other"
-        )
-    if flat:
-        return [(folder, flat)]
-    if empty := [str(p) for p, pictures in deep if not pictures]:
-        raise ValueError(
-            f"no pictures in {', '.join(empty)}: each subfolder is a class; remove it, "
-            "or fill it"
-        )
-    return deep
-
-
-def _seen(folder: Path) -> list[Path]:
-    """What is in `folder`, sorted, but for hidden files (.DS_Store, .ipynb_checkpoints,
-    ._x, which macOS adds to x) and __MACOSX, which its archives bring along.
-    """
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [p for p in paths if not p.name.startswith((".", "__MACOSX"))]
-
-
-def _pictures(folder: Path) -> list[Path]:
-    from PIL import Image
-
-    endings = set(Image.registered_extensions())
-    return [p for p in _seen(folder) if p.suffix.lower() in endings and p.is_file()]
-
-
 def load_array(file: str | Path, shape: tuple[int, ...]) -> Float[Tensor, "n ..."]:
     """Points or latents from a .npy file of float32 (n, *shape), whole and finite.
 
@@ -105,30 +43,6 @@ def load_array(file: str | Path, shape: tuple[int, ...]) -> Float[Tensor, "n ...
             f"{', '.join(map(str, shape))})"
         )
     return torch.from_numpy(x)
-
-
-def _read_picture(path: Path, size: int | None) -> np.ndarray:
-    """One picture as uint8 (size, size, 3), upright; grey and palette become RGB,
-    transparency is refused.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            if image.size != (wish := (size or image.width, size or image.width)):
-                raise ValueError(
-                    f"{path} is {image.size}, wanted {wish}: crop and resize it first"
-                )
-            if image.mode not in ("RGB", "L", "P", "1") or "transparency" in image.info:
-                raise ValueError(
-                    f"{path} is {image.mode} or transparent, wanted RGB: convert it "
-                    "first"
-                )
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read as a picture ({error}): replace or remove it"
-        ) from error
 
 
 def to_unit(x: UInt8[Tensor, "..."]) -> Float[Tensor, "..."]:

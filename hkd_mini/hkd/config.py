@@ -102,8 +102,11 @@ PRESETS: dict[str, HKDConfig] = {
     "cifar10-mini-cond": HKDConfig(replace(_MINI, labels=10)),
     # about 0.8 million: what ablations with several seeds can afford
     "cifar10-tiny": HKDConfig(replace(_MINI, channels=32, blocks=1)),
-    # about 3 million: a folder of pictures of your own
-    "64x64-mini": HKDConfig(replace(_MINI, resolution=64, channels=40, mult=(1, 2, 2))),
+    # about 4.5 and 3 million: folders of pictures of your own
+    "images32-mini": HKDConfig(replace(_MINI, channels=64)),
+    "images64-mini": HKDConfig(
+        replace(_MINI, resolution=64, channels=40, mult=(1, 2, 2))
+    ),
     "cifar10": HKDConfig(UNetConfig(dropout=0.13)),  # EDM's DDPM++ widths
     "cifar10-cond": HKDConfig(UNetConfig(dropout=0.13, labels=10)),
     "ffhq64": HKDConfig(UNetConfig(resolution=64, mult=(1, 2, 2, 2), dropout=0.05)),

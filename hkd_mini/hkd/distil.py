@@ -82,7 +82,8 @@ def train(
     Source: HKD algorithm 1, HKD eq 6; the further terms are ours.
     """
     if distance is None:
-        pictures = len(model.config.network.shape) == 3
+        network = model.config.network
+        pictures = network.bounded and network.shape[0] == 3
         distance = Distance.of(objective.perceptual if pictures else "none")
     if config.compile and distance.perceptual is not None:
         distance.perceptual.compile()

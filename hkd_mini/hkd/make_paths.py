@@ -54,11 +54,10 @@ def fingerprint(denoiser: Denoise) -> str:
     mix; "" for a plain function.
     """
     digest = hashlib.sha256()
-    for value in (
-        denoiser.state_dict().values() if isinstance(denoiser, nn.Module) else ()
-    ):
+    weights = denoiser.state_dict() if isinstance(denoiser, nn.Module) else {}
+    for value in weights.values():
         digest.update(value.detach().cpu().float().contiguous().numpy())
-    return digest.hexdigest() if isinstance(denoiser, nn.Module) else ""
+    return digest.hexdigest() if weights else ""
 
 
 def unguided(denoiser: Denoise) -> Denoise:
@@ -141,7 +140,8 @@ def make(
         "no_class": no_class,
     }
     whole = _existing(out, header, n, resume)
-    if isinstance(denoiser, Guided):  # no part of what shards must agree in: older lack
+    header["noise"] = vars(noise_of(denoiser))  # older shards lack it, and the next
+    if isinstance(denoiser, Guided):
         header["unguided"] = fingerprint(unguided(denoiser))
 
     def integrate(noise: Tensor, classes: Tensor | None) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..diffusion.samplers import Path
+from ..diffusion.schedule import Noise
 from ..engine.files import check
 
 
@@ -124,7 +125,7 @@ class Trajectories:
             if other := [
                 k
                 for k in first
-                if k not in ("shard", "unguided") and header.get(k) != first[k]
+                if k not in ("shard", "unguided", "noise") and header.get(k) != first[k]
             ]:
                 raise ValueError(
                     f"{path}: {', '.join(other)} differ from {paths[0]}'s; one folder "
@@ -133,6 +134,8 @@ class Trajectories:
         self.folder = str(folder)
         self.teacher = first.get("teacher", "")
         self.unguided = first.get("unguided", "")
+        self.noise = Noise(**first["noise"]) if "noise" in first else None
+        self.labels = first.get("labels", 0)
         self.sigmas = torch.tensor(first["sigmas"], dtype=torch.float64)
         self.shape = tuple(first["shape"])
         self.steps = first["steps"]

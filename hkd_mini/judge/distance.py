@@ -15,12 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..engine.mend import mend_torchvision
 from ..engine.weights import CONFIG, resolve
 from .classifier import Classifier
 
 BUNDLED = "features-cifar10"
-# kept: a collected library takes its schemas along
-_DECLARED: list[torch.library.Library] = []
 
 
 def annealed(progress: float, start: float = 1.0, end: float = 1e-3) -> float:
@@ -134,25 +133,3 @@ def lpips(trunk: str) -> nn.Module:
             f"the ImageNet weights of {trunk} could not be downloaded ({error}); "
             'offline use "cifar"'
         ) from error
-
-
-def mend_torchvision() -> None:
-    """Let PyPI's torchvision import beside a CPU build of torch.
-
-    Its compiled operators do not load there, and the import dies on two schemas that
-    nobody declared; declaring them is enough, since LPIPS never calls them. Does
-    nothing where they exist.
-    """
-    import importlib.util
-
-    if importlib.util.find_spec("torchvision") is None:
-        return
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define(
-            "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-        )
-        _DECLARED.append(library)

@@ -77,7 +77,7 @@ def inception_features(device: str | torch.device = "cpu") -> Extractor:
         raise ImportError(
             f"Inception features need torch-fidelity ({error}): `pip install "
             "torch-fidelity`, "
-            "and judge.distance.mend_torchvision() where torchvision does not load"
+            "and engine.mend.mend_torchvision() where torchvision does not load"
         ) from error
     try:
         net = (

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from hkd_mini.judge.distance import Distance, FeatureDistance, lpips, mend_torchvision
+from hkd_mini.engine.mend import mend_torchvision
+from hkd_mini.judge.distance import Distance, FeatureDistance, lpips
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,15 @@ import types
 import numpy as np
 import pytest
 import torch
+from commands import ends
 from torch import nn
 
+from hkd_mini import load
 from hkd_mini.diffusion import epsilon
 from hkd_mini.diffusion.exact import gaussian_denoiser
 from hkd_mini.diffusion.samplers import heun
 from hkd_mini.diffusion.schedule import karras_sigmas
+from hkd_mini.engine.mend import mend_torchvision
 from hkd_mini.hkd.make_paths import make
 from hkd_mini.hkd.paths import Trajectories
 
@@ -265,20 +268,40 @@ def test_a_model_or_a_folder(tmp_path, monkeypatch):
         torch.testing.assert_close(
             found(points(2), 0.7).double(), EXACT(points(2), 0.7), rtol=0, atol=1e-5
         )
-    with pytest.raises(ValueError, match="guesses 'v_prediction', wanted 'epsilon'"):
-        epsilon.diffusers_teacher(folder_of(tmp_path / "v", True, "v_prediction"))
+    with pytest.raises(ValueError, match="prediction 'flow': one of epsilon, v_pred"):
+        epsilon.diffusers_teacher(folder_of(tmp_path / "v", True, "flow"))
+    file = folder_of(tmp_path / "edm", True) / "scheduler_config.json"
+    file.write_text(json.dumps({"_class_name": "EDMEulerScheduler"}))
+    with pytest.raises(ValueError, match="EDMEulerScheduler.* module:function"):
+        epsilon.diffusers_teacher(tmp_path / "edm")
     monkeypatch.setitem(__import__("sys").modules, "diffusers", None)
     with pytest.raises(ImportError, match="pip install diffusers"):
         epsilon.diffusers_teacher(folder_of(tmp_path / "none", True))
 
 
-def test_as_diffusers(tmp_path):
-    """A small UNet2DModel, saved and read back; its deterministic scheduler's guess of
-    x0 is our D.
-    """
-    diffusers = pytest.importorskip(
-        "diffusers", reason="diffusers is a test-only extra: pip install diffusers"
-    )
+@pytest.mark.parametrize("sigma", [0.0123, 0.71, 3.0, 31.0, 157.0])
+def test_networks_that_guess_the_picture_or_v(sigma):
+    """Of one Gaussian all three kinds are known, and are one denoiser."""
+    x = points(5, (1 + sigma**2) ** 0.5)
+    c = (1 + sigma**2) ** -0.5
+
+    def picture(y, t):
+        return EXACT(y / c, sigma)
+
+    def v(y, t):  # sqrt(abar) n - sqrt(1 - abar) x0
+        return c * noise_guess(y, t) - sigma * c * picture(y, t)
+
+    for kind, guess in (("sample", picture), ("v_prediction", v)):
+        teacher = epsilon.from_epsilon(guess, ABAR, kind)
+        torch.testing.assert_close(
+            teacher(x, sigma), EXACT(x, sigma), rtol=1e-6, atol=1e-6
+        )
+    with pytest.raises(ValueError, match="prediction 'x0': one of epsilon"):
+        epsilon.from_epsilon(noise_guess, ABAR, "x0")
+
+
+def pipeline(diffusers, folder, kind, **network):
+    """A small pipeline of diffusers', written to `folder`; network and scheduler."""
     torch.manual_seed(0)
     net = diffusers.UNet2DModel(
         sample_size=8,
@@ -286,12 +309,33 @@ def test_as_diffusers(tmp_path):
         layers_per_block=1,
         down_block_types=("DownBlock2D",) * 2,
         up_block_types=("UpBlock2D",) * 2,
+        **network,
     ).eval()
-    scheduler = diffusers.DDIMScheduler(clip_sample=False)
-    diffusers.DDPMPipeline(net, diffusers.DDPMScheduler()).save_pretrained(
-        tmp_path, safe_serialization=True
+    how = {"prediction_type": kind, "beta_schedule": "scaled_linear"}
+    diffusers.DDPMPipeline(net, diffusers.DDPMScheduler(**how)).save_pretrained(
+        folder, safe_serialization=True
     )
+    return net, diffusers.DDIMScheduler(clip_sample=False, **how)
+
+
+@pytest.fixture(scope="module")
+def diffusers():
+    mend_torchvision()
+    return pytest.importorskip(
+        "diffusers", reason="diffusers is a test-only extra: pip install diffusers"
+    )
+
+
+@pytest.mark.parametrize("kind", epsilon.PREDICTIONS)
+def test_as_diffusers(diffusers, tmp_path, kind):
+    """A small UNet2DModel, saved and read back; its deterministic scheduler's guess of
+    x0 is our D, and the noise ends where the schedule does.
+    """
+    net, scheduler = pipeline(diffusers, tmp_path, kind)
     teacher = epsilon.diffusers_teacher(tmp_path)
+    last = float((1 / scheduler.alphas_cumprod[-1] - 1).sqrt())
+    assert teacher.noise.sigma_max == pytest.approx(last, rel=1e-5) and last < 20
+    assert teacher.config.shape == (3, 8, 8) and teacher.config.labels == 0
     scheduler.set_timesteps(1000)
     x0 = torch.randn(2, 3, 8, 8)
     for t in (0, 100, 999):
@@ -304,3 +348,26 @@ def test_as_diffusers(tmp_path):
             torch.testing.assert_close(
                 teacher(x, sigma), wish, rtol=1e-4, atol=1e-4 * (1 + sigma)
             )
+
+
+def test_a_pipeline_to_a_sheet(diffusers, tmp_path, capsys):
+    """A folder of diffusers', with classes, by the command line."""
+    pipeline(diffusers, tmp_path / "pipe", "v_prediction", num_class_embeds=3)
+    teacher = ["--teacher", tmp_path / "pipe"]
+    paths = [*teacher, "--n", 4, "--steps", 2, "--out", tmp_path / "paths"]
+    assert ends(capsys, "trajectories", *paths)[0] == 0
+    few = ["--images", 4, "--batch", 2, "--compile", False, "--channels", 16]
+    few += ["--perceptual", "none", "--precision", "fp32"]
+    student = [*teacher, "--trajectories", tmp_path / "paths", *few]
+    status, _, err = ends(capsys, "distill", *student, "--out", tmp_path / "hkd")
+    assert status == 0, err
+    model = load(tmp_path / "hkd")
+    network = model.config.network
+    assert (network.shape, network.labels) == ((3, 8, 8), 3)
+    assert 14 < model.noise.sigma_max < 15
+    for weights in ("hkd", "pipe"):
+        sheet = ["--n", 6, "--classes", 0, 2, "--steps", 2, "--out"]
+        words = ["sample", "--weights", tmp_path / weights, *sheet]
+        assert ends(capsys, *words, tmp_path / f"{weights}.png")[0] == 0
+        assert (tmp_path / f"{weights}.png").is_file()
+    assert "(3, 8, 8), 3 classes" in ends(capsys, "info", tmp_path / "pipe")[1]

@@ -2,7 +2,9 @@
 before any work is lost.
 """
 
+import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +36,7 @@ COMMANDS = (
     "onestep",
     "sample",
     "evaluate",
+    "info",
 )
 
 
@@ -90,7 +93,10 @@ def test_the_program_refuses_in_one_line():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     names = ", ".join(PRESETS)
-    assert done.stderr == f"hkd-mini: no preset 'cifar11': there are {names}\n"
+    assert done.stderr == (
+        f"hkd-mini: no preset 'cifar11': there are {names} [an example: hkd-mini "
+        "teacher --help]\n"
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -99,6 +105,35 @@ def test_every_command_explains_itself(capsys, command):
     assert (status, err) == (0, "") and f"hkd-mini {command}" in out
     first = cli.COMMANDS[command].__doc__.split("\n")[0]
     assert " ".join(first.split()[:4]) in " ".join(out.split())
+    assert f"Example: hkd-mini {command}" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_example_can_be_typed(capsys, command, monkeypatch):
+    """What stands in the help is read by the command, to the last flag."""
+    function = cli.COMMANDS[command]
+    (line,) = re.findall(r"Example: hkd-mini (.*)\n", function.__doc__)
+    called = []
+    typed = functools.wraps(function)(lambda **words: called.append(words))
+    monkeypatch.setitem(cli.COMMANDS, command, typed)
+    assert ends(capsys, *line.split())[0] == 0 and len(called) == 1
+
+
+def test_errors_end_with_what_to_do_next(capsys):
+    line = refused(capsys, "info", "hkd-mars")
+    assert line.endswith("[an example: hkd-mini info --help]\n")
+
+
+def test_a_shell_can_complete_the_commands():
+    words = ["--tyro-print-completion", "bash"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hkd_mini", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "complete -" in done.stdout
+    assert all(command in done.stdout for command in COMMANDS)
 
 
 def test_the_program_lists_its_commands(capsys):
@@ -222,12 +257,14 @@ def test_shapes_that_do_not_fit(capsys, toy):
         "teacher",
         "--preset",
         "cifar10-mini",
+        "--resolution",
+        30,
         "--data",
         toy / "images",
         "--out",
         toy / "out",
     )
-    assert "pictures of shape (3, 8, 8), wanted (3, 32, 32)" in line
+    assert "resolution 30 cannot be halved 1 times at patch 2: the nearest" in line
     line = refused(
         capsys,
         "distill",
@@ -396,7 +433,7 @@ def test_samples_that_are_none(capsys, toy):
         capsys, "evaluate", "--samples", path, "--data", toy
     )
     np.save(path, np.zeros((4, 8, 8, 3), np.uint8))
-    assert "wanted (n, 3, 32, 32)" in refused(capsys, "evaluate", "--samples", path)
+    assert "wanted (3, 32, 32)" in refused(capsys, "evaluate", "--samples", path)
     assert "no pictures in" in refused(
         capsys, "evaluate", "--samples", path, "--data", toy
     )

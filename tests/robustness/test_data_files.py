@@ -9,11 +9,10 @@ import re
 import tarfile
 import threading
 
-import numpy as np
 import pytest
 import torch
 
-from hkd_mini.engine import cifar10, data
+from hkd_mini.engine import cifar10
 
 # per file, so that a whole archive is 130 KB; the layout is the original's otherwise
 RECORDS = 7
@@ -325,120 +324,3 @@ def test_paths_inside_the_archive_are_not_followed(serve, tmp_path):
     cifar10.fetch_cifar10(tmp_path / "root", progressbar=False)
     found = {p.name for p in tmp_path.rglob("*") if p.is_file()}
     assert found == {*NAMES, "SHA256SUMS", "cifar-10-binary.tar.gz"}
-
-
-# --- image folders
-# --------------------------------------------------------------------------------
-
-
-def paint(path, size=(4, 4), mode="RGB", colour=None):
-    Image = pytest.importorskip("PIL.Image", reason="image folders need pillow")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new(mode, size, colour if colour is not None else 0)
-    if mode == "RGB":
-        image.putpixel((2, 1), (10, 20, 30))  # column 2, row 1
-    image.save(path)
-
-
-def test_subfolders_are_classes(tmp_path):
-    paint(tmp_path / "dogs" / "b.png", colour=(1, 2, 3))
-    paint(tmp_path / "cats" / "a.png")
-    paint(tmp_path / "dogs" / "a.png", mode="L", colour=77)
-    (tmp_path / "dogs" / "notes.txt").write_text(
-        "not a picture, and not one by its name"
-    )
-    images = data.load_images(tmp_path)
-    assert images.x.shape == (3, 3, 4, 4) and images.x.dtype == torch.uint8
-    assert images.labels.tolist() == [0, 1, 1] and images.names == ("cats", "dogs")
-    assert images.x[0, :, 1, 2].tolist() == [10, 20, 30] and images.x[0].sum() == 60
-    assert (images.x[1] == 77).all() and images.x[2, :, 0, 0].tolist() == [1, 2, 3]
-
-
-def test_flat_folder_is_one_class(tmp_path):
-    paint(tmp_path / "flat" / "a.png")
-    images = data.load_images(tmp_path / "flat", size=4)
-    assert images.labels.tolist() == [0] and images.names == ("flat",)
-
-
-def test_what_is_hidden_is_no_picture_and_no_class(tmp_path):
-    """Jupyter's copies, macOS's resource forks and archives, in a flat folder and
-    beside classes.
-    """
-    flat = tmp_path / "flat"
-    for name in "abcde":
-        paint(flat / f"{name}.png")
-    paint(flat / ".ipynb_checkpoints" / "a-checkpoint.png")
-    (flat / "._a.png").write_bytes(b"a resource fork")
-    (flat / "notes").mkdir()
-    images = data.load_images(flat)
-    assert len(images.x) == 5 and images.names == ("flat",)
-    tree = tmp_path / "tree"
-    paint(tree / "cats" / "a.png")
-    paint(tree / "dogs" / "a.png")
-    paint(tree / "dogs" / ".b.png", size=(8, 8))
-    (tree / ".ipynb_checkpoints").mkdir()
-    paint(tree / "__MACOSX" / "cats" / "a.png")
-    (tree / "._cats.png").write_bytes(b"a resource fork")
-    (tree / ".DS_Store").write_bytes(b"")
-    images = data.load_images(tree)
-    assert images.labels.tolist() == [0, 1] and images.names == ("cats", "dogs")
-
-
-def test_a_folder_that_could_be_read_in_two_ways_is_refused(tmp_path):
-    paint(tmp_path / "cats" / "a.png")
-    (tmp_path / "birds").mkdir()
-    with pytest.raises(ValueError, match=r"no pictures in .*birds: each subfolder is"):
-        data.load_images(tmp_path)
-    paint(tmp_path / "lost.png")
-    with pytest.raises(ValueError, match=r"\(lost.png\) and folders .*cats\).*one or"):
-        data.load_images(tmp_path)
-
-
-def test_pictures_are_turned_as_their_camera_says(tmp_path):
-    Image = pytest.importorskip("PIL.Image", reason="image folders need pillow")
-    upright = np.zeros((4, 4, 3), np.uint8)
-    upright[0, 1:] = 200
-    # EXIF 2.32, section 4.6.4: what each number says of the stored rows and columns
-    stored = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.swapaxes(0, 1),
-        6: np.rot90(upright, 1),
-        7: np.rot90(upright, 2).swapaxes(0, 1),
-        8: np.rot90(upright, -1),
-    }
-    for number, pixels in stored.items():
-        exif = Image.Exif()
-        exif[0x0112] = number
-        Image.fromarray(pixels.copy()).save(tmp_path / f"{number}.png", exif=exif)
-    for number, picture in zip(stored, data.load_images(tmp_path).x, strict=True):
-        assert np.array_equal(picture.permute(1, 2, 0), upright), number
-
-
-def test_bad_pictures_are_named(tmp_path):
-    paint(tmp_path / "c" / "a.png")
-    paint(tmp_path / "c" / "b.png", size=(8, 8))
-    with pytest.raises(ValueError, match=r"b.png is \(8, 8\), wanted \(4, 4\)"):
-        data.load_images(tmp_path)
-    with pytest.raises(ValueError, match=r"a.png is \(4, 4\), wanted \(16, 16\)"):
-        data.load_images(tmp_path, size=16)
-    paint(tmp_path / "c" / "a.png", size=(8, 6))
-    with pytest.raises(ValueError, match=r"a.png is \(8, 6\), wanted \(8, 8\).*crop"):
-        data.load_images(tmp_path)
-    paint(tmp_path / "c" / "a.png", size=(8, 8), mode="RGBA")
-    with pytest.raises(ValueError, match=r"a.png is RGBA"):
-        data.load_images(tmp_path)
-    (tmp_path / "c" / "a.png").write_bytes((tmp_path / "c" / "b.png").read_bytes()[:40])
-    with pytest.raises(ValueError, match=r"a.png cannot be read as a picture"):
-        data.load_images(tmp_path)
-
-
-def test_empty_and_missing_folders_are_named(tmp_path):
-    pytest.importorskip("PIL.Image", reason="image folders need pillow")
-    for path in (tmp_path, tmp_path / "away"):
-        with pytest.raises(
-            FileNotFoundError, match=re.escape(f"no pictures in {path}: wanted .png")
-        ):
-            data.load_images(path)

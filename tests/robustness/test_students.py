@@ -235,13 +235,13 @@ def test_pictures_of_64_by_64_from_folder_to_distance(tmp_path, capsys):
     few = ("--images", 4, "--batch", 2, "--compile", False)
     run = lambda *words: ends(capsys, *words)
     out = tmp_path / "teacher"
-    words = ("teacher", "--preset", "64x64-mini", "--data", tmp_path / "mine")
+    words = ("teacher", "--preset", "images64-mini", "--data", tmp_path / "mine")
     assert run(*words, "--out", out, *few)[0] == 0
     model = hkd_mini.load(out)
     assert 2e6 < sum(p.numel() for p in model.parameters()) < 5e6
     words = ("trajectories", "--teacher", out, "--n", 3, "--steps", 2)
     assert run(*words, "--out", tmp_path / "paths")[0] == 0
-    words = ("distill", "--preset", "64x64-mini", "--teacher", out, "--trajectories")
+    words = ("distill", "--preset", "images64-mini", "--teacher", out, "--trajectories")
     student = tmp_path / "student"
     few = (*few, "--perceptual", "none")
     assert run(*words, tmp_path / "paths", "--out", student, *few)[0] == 0
@@ -251,4 +251,5 @@ def test_pictures_of_64_by_64_from_folder_to_distance(tmp_path, capsys):
     found = json.loads(said.splitlines()[-1])
     assert found["n_real"] == 6 and found["n"] == 8 and found["frechet"] > 0
     status, _, error = run("evaluate", "--weights", student, "--n", 3)
-    assert status == 2 and "or data, a folder with pictures of their size" in error
+    assert status == 2 and f"was trained on {tmp_path / 'mine'}, not on" in error
+    assert found["reference"] == str(tmp_path / "mine") and found["size"] == [64, 64]
