@@ -22,9 +22,11 @@ SEAL = "sha256"  # the header's key
 UNSEALED = b"0" * 64  # what stands in its place while the file is hashed
 
 
-def write_atomic(path: str | os.PathLike, content: bytes) -> None:
+def write_atomic(
+    path: str | os.PathLike, content: bytes, before: str | os.PathLike | None = None
+) -> None:
     """Write the file `path` so that a reader, or a crash, meets the old content or the
-    new, never a half.
+    new, never a half. The old file is kept as `before`, if that is given.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +36,8 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if before is not None and path.exists():
+            os.replace(path, before)  # a crash here leaves the old file, as `before`
         os.replace(part, path)
     except BaseException:  # a full disk, say: leave no half behind
         part.unlink(missing_ok=True)
@@ -112,9 +116,10 @@ def write_tensors(
     path: str | os.PathLike,
     tensors: dict[str, torch.Tensor],
     metadata: dict[str, str] | None = None,
+    before: str | os.PathLike | None = None,
 ) -> None:
     """Write tensors as one safetensors file `path`, atomically, with `metadata` and the
-    file's SHA-256 in the header.
+    file's SHA-256 in the header; the old file is kept as `before`, if that is given.
     """
     write_atomic(
         path,
@@ -123,4 +128,5 @@ def write_tensors(
                 {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata
             )
         ),
+        before,
     )

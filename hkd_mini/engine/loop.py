@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from torch import nn
 
+from .checkpoint import begun
 from .config import Step, TrainConfig
 from .run import Batch, Run, restore_parts
 
@@ -58,14 +59,15 @@ def fit(
     "scale": factor on the learning rate}, default to one of all trained weights. With
     `out`, checkpoints go to that folder, and SIGINT or SIGTERM saves one and ends the
     loop (`Step.stopped`); `resume` takes up the one that is there, which must have the
-    same `config` and `describe`, whatever else the run depends on. `prefetch` draws the
+    same `config` and `describe`, whatever else the run depends on; the last two are
+    kept, and a damaged one is passed over with a warning. `prefetch` draws the
     next batch in a thread while a step runs. Raises FloatingPointError for a loss that
     is not finite, with the step and seed that reproduce its batch; FileExistsError for
     a checkpoint in `out` without `resume`, ValueError for one of another run;
     ImportError without accelerate.
     """
     run = Run(model, loss, config, out, groups, describe)
-    if not resume and run.path is not None and run.path.exists():
+    if not resume and run.path is not None and begun(run.path):
         raise FileExistsError(
             f"{run.path}: a run is there already; resume it (--resume), or use another "
             "folder"

@@ -73,6 +73,7 @@ class Run:
             raise ValueError("out = '': wanted a folder, or None to keep nothing")
         self.config = config
         self.path = pathlib.Path(out) / checkpoint.CHECKPOINT if out else None
+        self.damaged = False  # whether the last checkpoint there is not worth keeping
         self.description = dataclasses.asdict(config) | (describe or {})
         # without a GPU accelerate has to be told, or each process trains alone
         self.accelerator = Accelerator(
@@ -162,26 +163,29 @@ class Run:
         if self.path is not None and self.accelerator.is_main_process:
             models = {"model": self.model, "ema": self.ema}
             state = (models, self.adam, self.device)
-            checkpoint.save(self.path, *state, step, self.description, self.precision)
+            how = (self.description, self.precision, not self.damaged)
+            checkpoint.save(self.path, *state, step, *how)
+            self.damaged = False
 
     def load(self) -> int:
-        """Take up the checkpoint in `out` if there is one; the number of steps it has
-        done.
+        """Take up the last whole checkpoint in `out` if there is one; the number of
+        steps it has done.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None or not checkpoint.begun(self.path):
             return 0
-        tensors, saved = checkpoint.read(self.path)
+        path, tensors, saved = checkpoint.latest(self.path)
+        self.damaged = path != self.path
         began = saved["precision"]
         if self.config.precision == "auto":
             self.precision = choose(began, self.device)
         elif self.precision != began:
             log.warning(
                 "%s was computed in %s, from here on it is %s",
-                self.path,
+                path,
                 began,
                 self.precision,
             )
-        checkpoint.same_run(self.path, saved["config"], self.description)
+        checkpoint.same_run(path, saved["config"], self.description)
         models = {"model": self.model, "ema": self.ema}
-        checkpoint.restore(self.path, tensors, models, self.adam, self.device)
+        checkpoint.restore(path, tensors, models, self.adam, self.device)
         return saved["step"]
