@@ -68,7 +68,8 @@ def draw(
     seed = checked_seed(seed)
     out = []
     noise = unit_noise(n, network.shape, seed)
-    levels = noise_of(model).sigmas(steps)
+    if sample is None and steps < 2:
+        raise ValueError(f"steps = {steps}: a teacher takes at least 2")
     precision = choose(precision, where)
     if labels is None and network.labels:
         labels = torch.randint(network.labels, (n,), generator=rng_at(seed, 1))
@@ -79,6 +80,7 @@ def draw(
             if sample is not None:
                 x = sample(some, label)
             else:
+                levels = noise_of(model).sigmas(steps)
                 x = heun(model, levels[0] * some, levels, label).x[-1]
         out.append(to_uint8(x).cpu() if network.bounded else x.float().cpu())
     return torch.cat(out)
@@ -146,7 +148,7 @@ def evaluate(
     The reference is the training pictures in `data`, CIFAR-10's or others, or the
     bundled statistics of CIFAR-10's ("cifar" features only); `features` are as in
     `extractor`, and look on `device`. `real` takes only the first so many training
-    pictures. Returns a dict of plain numbers.
+    pictures. Returns a dict of plain numbers, and in words the reference.
     Raises ValueError for samples of another size, other features, or any but "cifar"
     without `data`.
     """
@@ -183,5 +185,6 @@ def evaluate(
         **shares,
         "n": len(samples),
         "n_real": statistics.n,
+        "reference": data or f"CIFAR-10's statistics, bundled as {REFERENCE}",
         "features": features,
     }

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from .precision import log
 
 Check = Callable[[str, Any], None]
+HOLES = "what is unknown may be NaN"  # a note of an annotation, for `Annotated`
 _ANYTHING = (Any, object, bool, type, tuple, abc.Iterable, abc.Iterator)
 _WORDS = {
     "Float": "floats",
@@ -88,13 +89,14 @@ def finite(name: str, value: Tensor | np.ndarray) -> None:
 def as_pictures(name: str, x: Tensor, sigma: float = 0.0) -> None:
     """Refuse or name pictures x, at noise level `sigma`, in another range than [-1, 1].
 
-    ValueError for values that no picture has there, such as 0 to 255; a warning for
-    clean ones without a value below 0, which [0, 1] would be.
+    ValueError for values as bytes have them, from 0 to far beyond; a warning for clean
+    ones without a value below 0, which [0, 1] would be.
     """
     if not x.numel():
         return
     low, high = x.detach().aminmax()
-    if not holds(torch.maximum(-low, high) <= 8 * (1 + sigma)):
+    # noise is as large, but on both sides of 0
+    if not holds((high <= 8 * (1 + sigma)) | (low < -high / 4)):
         raise ValueError(
             f"{name} has values from {float(low):g} to {float(high):g}: wanted "
             "pictures in [-1, 1]; of bytes 0 to 255, x / 127.5 - 1 (data.to_unit)"
@@ -111,7 +113,10 @@ def check_of(hint: Any, default: Any = None) -> Check | None:
     """
     origin = typing.get_origin(hint)
     if origin is typing.Annotated:
-        return check_of(typing.get_args(hint)[0], default)
+        hint, *notes = typing.get_args(hint)
+        if HOLES in notes:
+            return functools.partial(_array, hint, looks=False)
+        return check_of(hint, default)
     if origin in (typing.Union, types.UnionType):
         return _any_of([check_of(o, default) for o in typing.get_args(hint)], hint)
     if inspect.isclass(hint) and issubclass(hint, AbstractArray):
@@ -196,7 +201,7 @@ def _list(check: Check | None, name: str, value: Any) -> None:
         typing.cast(Check, check)(f"{name}[{i}]", item)
 
 
-def _array(hint: Any, name: str, value: Any) -> None:
+def _array(hint: Any, name: str, value: Any, looks: bool = True) -> None:
     if issubclass(hint.array_type, Tensor):
         _of_kind(Tensor, None, name, value)
         stand_ins = [torch.empty((), dtype=d) for d in (torch.float32, torch.complex64)]
@@ -221,4 +226,5 @@ def _array(hint: Any, name: str, value: Any) -> None:
         raise ShapeError(
             f"{name} is {described(value)}: wanted {word} of shape ({hint.dim_str})"
         )
-    finite(name, value)
+    if looks:
+        finite(name, value)
