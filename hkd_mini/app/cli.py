@@ -10,6 +10,7 @@ save on Ctrl-C or SIGTERM and go on with --resume; on several GPUs start them as
 
 import json
 import logging
+import math
 import os
 import pathlib
 import sys
@@ -20,7 +21,9 @@ import torch
 import tyro
 
 from ..diffusion.teacher import Denoiser
+from ..engine.files import try_file
 from ..engine.precision import choose, log
+from ..engine.stop import our_process
 from ..hkd.model import HKD
 from ..onestep.kdm import KDM
 from . import commands, distilling, evaluation, machine
@@ -34,6 +37,9 @@ USER_ERRORS = (
     ImportError,
     FloatingPointError,
 )  # what the user can mend; all else is a bug and shows its trace
+INTERRUPTED = (
+    "stopped; whole files are kept, and a command with --resume goes on from them"
+)
 
 
 def sample(
@@ -65,11 +71,14 @@ def sample(
             f"n = {n}, out = {out}: wanted at least one sample and a file that ends "
             "in .npy"
         )
-    pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
+    try_file(out)
     model = guide.apply(load_as(weights, HKD, Denoiser, KDM))
+    network = getattr(model.config, "network", model.config)
+    try_file(out, n * math.prod(network.shape) * (1 if network.bounded else 4))
     model = machine.on_device(model, compile)
     x = evaluation.draw(model, n, seed, steps, precision=precision)
     pictures = x.dtype == torch.uint8
+    pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
     np.save(out, (x.permute(0, 2, 3, 1) if pictures else x).contiguous().numpy())
     print(out)
 
@@ -150,13 +159,20 @@ def main(args: list[str] | None = None) -> None:
     log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     try:
         _no_empty(sys.argv[1:] if args is None else args)
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="hkd-mini", description=__doc__.split("\n\n")[1], args=args
-        )
+        with our_process():
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="hkd-mini",
+                description=__doc__.split("\n\n")[1],
+                args=args,
+            )
     except USER_ERRORS as error:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"hkd-mini: {message}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\nhkd-mini: {INTERRUPTED}", file=sys.stderr)
+        sys.exit(130)
 
 
 def _no_empty(args: list[str]) -> None:

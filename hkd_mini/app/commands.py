@@ -19,6 +19,7 @@ from ..engine.precision import checked
 from ..hkd.make_paths import make
 from ..hkd.recipes import RECIPES
 from ..judge.classifier import CLASSIFIER_RECIPE, Classifier, train_classifier
+from .estimate import announce
 from .flags import (
     AS_EDM,
     AS_THE_RECIPE,
@@ -46,7 +47,11 @@ def data(name: tyro.conf.Positional[str], root: str | None = None) -> None:
 
 
 def features(
-    data: str, out: str, resume: bool = False, recipe: Training = AS_THE_RECIPE
+    data: str,
+    out: str,
+    resume: bool = False,
+    yes: bool = False,
+    recipe: Training = AS_THE_RECIPE,
 ) -> None:
     """Train the classifier whose features measure distances (perceptual, Frechet).
 
@@ -54,12 +59,14 @@ def features(
         data: folder with CIFAR-10.
         out: folder for weights, checkpoint and log.
         resume: go on from the checkpoint in --out.
+        yes: begin even what the estimate says is beyond this machine.
     """
     claim(out, resume)
     config = recipe.apply(CLASSIFIER_RECIPE)
     images = cifar10.load_cifar10("train", data)
     torch.manual_seed(config.seed)
     model = Classifier()
+    announce(model, tuple(images.x.shape[1:]), config, 3, yes=yes)
     steps = train_classifier(model, images, config, out=out, resume=resume)
     finish(model, steps, config, out)
 
@@ -71,6 +78,7 @@ def teacher(
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None,
     drop_labels: float = 0.0,
     resume: bool = False,
+    yes: bool = False,
     recipe: Training = AS_THE_RECIPE,
     levels: Levels = AS_EDM,
 ) -> None:
@@ -89,6 +97,7 @@ def teacher(
         drop_labels: share of classes withheld, for one network with classes and
             without.
         resume: go on from the checkpoint in --out.
+        yes: begin even what the estimate says is beyond this machine.
     """
     pickled = start if start is not None and start.endswith(".pkl") else None
     if pickled and preset is None and data is None:
@@ -111,6 +120,7 @@ def teacher(
     elif start is not None:
         first = load_as(start, Denoiser)
     model = first.widened(network) if first else Denoiser(network)
+    announce(model, network.shape, config, 3, yes=yes)
     keep = {"out": out, "resume": resume}
     steps = train_teacher(model, images, config, drop_labels, **keep)
     finish(model, steps, config, out)

@@ -20,6 +20,7 @@ from ..hkd.model import HKD
 from ..hkd.paths import Paths, Trajectories
 from ..hkd.recipes import RECIPES
 from ..onestep.methods import METHODS, distil
+from .estimate import announce
 from .flags import AS_IT_IS, AS_THE_PRESET, AS_THE_RECIPE, Asked, Shape, Training
 from .logs import claim, finish
 from .zoo import load_as, load_teacher, open_data
@@ -32,6 +33,7 @@ def distill(
     trajectories: str,
     out: str,
     resume: bool = False,
+    yes: bool = False,
     shape: Shape = AS_IT_IS,
     asked: Asked = AS_THE_PRESET,
     recipe: Training = AS_THE_RECIPE,
@@ -45,6 +47,7 @@ def distill(
         trajectories: folder made by `hkd-mini trajectories`.
         out: folder for weights, checkpoint and log.
         resume: go on from the checkpoint in --out.
+        yes: begin even what the estimate says is beyond this machine.
     """
     claim(out, resume)
     source = load_teacher(teacher)
@@ -60,6 +63,8 @@ def distill(
         HKD.from_teacher(source, wish) if isinstance(source, Denoiser) else HKD(wish)
     )
     paths = paths_for(trajectories, model.config.network.shape, source)
+    points = objective.times if objective.consistency else 1
+    announce(model, model.config.network.shape, config, 3 * points, points, yes)
     # training draws the same numbers whichever way the model was made
     torch.manual_seed(config.seed)
     steps = train(model, paths, config, objective, out=out, resume=resume)
@@ -74,6 +79,7 @@ def onestep(
     data: str | None = None,
     perceptual: str = "cifar",
     resume: bool = False,
+    yes: bool = False,
     recipe: Training = AS_THE_RECIPE,
 ) -> None:
     """Train a one-step student by one of the methods of chapter 17.
@@ -90,6 +96,7 @@ def onestep(
         perceptual: cifar (bundled), a folder made by `hkd-mini features`, alex, vgg,
             squeeze (LPIPS) or none.
         resume: go on from the checkpoint in --out.
+        yes: begin even what the estimate says is beyond this machine.
     """
     if method not in METHODS:
         raise ValueError(f"no method {method!r}: there are {', '.join(METHODS)}")
@@ -110,6 +117,7 @@ def onestep(
     )
     torch.manual_seed(config.seed)
     student = chosen.student(source)
+    announce(student, shape, config, chosen.cost, yes=yes)
     steps = distil(
         student, method, learned, config, source, perceptual, out=out, resume=resume
     )

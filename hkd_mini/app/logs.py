@@ -19,7 +19,7 @@ from torch import nn
 
 from ..engine.checkpoint import BEFORE, CHECKPOINT
 from ..engine.config import Step, TrainConfig
-from ..engine.files import write_atomic
+from ..engine.files import try_folder, write_atomic
 from ..engine.precision import choose, log
 from ..engine.weights import WEIGHTS, Saved
 from ..hkd.objective import Objective
@@ -32,8 +32,9 @@ def claim(out: str, resume: bool) -> None:
 
     Raises FileExistsError for weights there, or a checkpoint, that the run would
     overwrite: with `resume` it goes on from a checkpoint. Where there is none, it says
-    so.
+    so. OSError for a place that cannot be written (`files.try_folder`).
     """
+    try_folder(out)
     folder = pathlib.Path(out)
     # a method of several stages keeps one for each
     begun = [
@@ -77,7 +78,6 @@ def logged(steps: Iterator[Step], config: TrainConfig, out: str) -> Step | None:
 
     speaks = first_process()
     folder = pathlib.Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     last = None
     bar = tqdm(
         total=config.images,
@@ -121,6 +121,7 @@ def _log(folder: pathlib.Path, step: int, speaks: bool) -> TextIO:
     """
     if not speaks:
         return open(os.devnull, "w", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
     go_on(folder / "log.jsonl", step)
     return open(folder / "log.jsonl", "a", encoding="utf-8", buffering=1)
 

@@ -29,11 +29,13 @@ def save(
     description: dict,
     precision: str,
     keep: bool = True,
+    instead: dict[str, Tensor] | None = None,
 ) -> None:
     """Write the state of a run that has done `step` steps to `path`: `models` by name,
     the moments of `adam`, random numbers (of `device` too), and what `same_run`
     compares, the `description`, with the `precision` that it computed in. With `keep`
-    the checkpoint that was there stays, as BEFORE.
+    the checkpoint that was there stays, as BEFORE. `instead` has what is written in
+    place of what has moved on since: random numbers, buffers.
     """
     tensors = {
         f"{name}.{k}": v
@@ -42,15 +44,23 @@ def save(
     }
     for i, state in adam.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{k}": v for k, v in state.items()}
-    tensors["rng"] = torch.get_rng_state()
-    if device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
+    tensors |= random_state(device) | (instead or {})
     meta = {
         "step": str(step),
         "config": json.dumps(description),
         "precision": precision,
     }
     write_tensors(path, tensors, meta, path.with_name(BEFORE) if keep else None)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of torch's random numbers, those of `device` too, as a checkpoint has
+    it.
+    """
+    found = {"rng": torch.get_rng_state()}
+    if device.type == "cuda":
+        found["rng.cuda"] = torch.cuda.get_rng_state(device)
+    return found
 
 
 def begun(path: pathlib.Path) -> bool:
