@@ -11,6 +11,7 @@ Each folder's preface says what stands in it and where to start.
 
 from .app.samples import save_images
 from .app.zoo import load
+from .engine import border
 from .engine.config import Step, TrainConfig
 from .hkd.config import PRESETS, HKDConfig
 from .hkd.distil import train
@@ -31,3 +32,5 @@ __all__ = [
     "spectrum",
     "train",
 ]
+
+border.guard(__name__)  # what users give is looked at where it comes in

@@ -10,6 +10,7 @@ save on Ctrl-C or SIGTERM and go on with --resume; on several GPUs start them as
 
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -22,6 +23,7 @@ from torch import nn
 
 from ..diffusion.own import Own
 from ..engine.precision import choose, log
+from ..engine.stop import our_process
 from . import commands, distilling, evaluation, integrating, logs, machine, samples
 from .flags import UNGUIDED, Guidance
 from .info import lines_about
@@ -35,6 +37,9 @@ USER_ERRORS = (
     ImportError,
     FloatingPointError,
 )  # what the user can mend; all else is a bug and shows its trace
+INTERRUPTED = (
+    "stopped; whole files are kept, and a command with --resume goes on from them"
+)
 
 
 def sample(
@@ -75,9 +80,11 @@ def sample(
     if n < 1:
         raise ValueError(f"n = {n}: wanted at least one sample")
     samples.ending_of(out)
+    samples.try_place(out)
     model, decode = _ready(weights, decoder, compile, guide)
     network: Any = getattr(model.config, "network", model.config)
     samples.ending_of(out, pictures=network.bounded or decode is not None)
+    samples.try_place(out, n * math.prod(network.shape) * (1 if network.bounded else 4))
     labels = evaluation.drawn_classes(model, n, seed, classes)
     x = evaluation.draw(model, n, seed, steps, labels=labels, precision=precision)
     x = x if decode is None else samples.decoded(x, decode)
@@ -197,13 +204,20 @@ def main(args: list[str] | None = None) -> None:
     log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     try:
         _no_empty(sys.argv[1:] if args is None else args)
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="hkd-mini", description=__doc__.split("\n\n")[1], args=args
-        )
+        with our_process():
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="hkd-mini",
+                description=__doc__.split("\n\n")[1],
+                args=args,
+            )
     except USER_ERRORS as error:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"hkd-mini: {message}{_next(args)}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\nhkd-mini: {INTERRUPTED}", file=sys.stderr)
+        sys.exit(130)
 
 
 def _next(args: list[str] | None) -> str:

@@ -26,6 +26,7 @@ from ..judge.classifier import (
     ClassifierConfig,
     train_classifier,
 )
+from .estimate import announce
 from .flags import (
     AS_EDM,
     AS_THE_RECIPE,
@@ -64,6 +65,7 @@ def features(
     resolution: int = 32,
     skip_broken: bool = False,
     resume: bool = False,
+    yes: bool = False,
     recipe: Training = AS_THE_RECIPE,
 ) -> None:
     """Train the classifier whose features measure distances (perceptual, Frechet).
@@ -79,6 +81,7 @@ def features(
         resolution: side that pictures are cropped and resized to; CIFAR-10's is 32.
         skip_broken: leave out pictures that cannot be read.
         resume: go on from the checkpoint in --out.
+        yes: begin even what the estimate says is beyond this machine.
     """
     claim(out, resume)
     config = recipe.apply(CLASSIFIER_RECIPE)
@@ -96,6 +99,7 @@ def features(
         )
     torch.manual_seed(config.seed)
     model = Classifier(ClassifierConfig(classes=len(images.names)))
+    announce(model, tuple(images.x.shape[1:]), config, 3, yes=yes)
     steps = train_classifier(model, images, config, out=out, resume=resume)
     finish(model, steps, config, out, data=described(images, data))
 
@@ -108,6 +112,7 @@ def teacher(
     drop_labels: float = 0.0,
     skip_broken: bool = False,
     resume: bool = False,
+    yes: bool = False,
     widths: Network = AS_WIDE,
     recipe: Training = AS_THE_RECIPE,
     levels: Levels = AS_EDM,
@@ -130,6 +135,7 @@ def teacher(
             without.
         skip_broken: leave out pictures that cannot be read.
         resume: go on from the checkpoint in --out.
+        yes: begin even what the estimate says is beyond this machine.
     """
     pickled = start if start is not None and start.endswith(".pkl") else None
     if pickled and preset is None and data is None:
@@ -155,6 +161,7 @@ def teacher(
     elif start is not None:
         first = load_as(start, Denoiser)
     model = first.widened(network) if first else Denoiser(network)
+    announce(model, network.shape, config, 3, yes=yes)
     keep = {"out": out, "resume": resume}
     steps = train_teacher(model, images, config, drop_labels, **keep)
     finish(model, steps, config, out, data=about)

@@ -22,6 +22,7 @@ from ..hkd.model import HKD
 from ..hkd.paths import Paths, Trajectories
 from ..hkd.recipes import RECIPES
 from ..onestep.methods import METHODS, distil
+from .estimate import announce
 from .flags import (
     AS_IT_IS,
     AS_THE_PRESET,
@@ -44,6 +45,7 @@ def distill(
     out: str,
     preset: str | None = None,
     resume: bool = False,
+    yes: bool = False,
     widths: Network = AS_WIDE,
     shape: Shape = AS_IT_IS,
     asked: Asked = AS_THE_PRESET,
@@ -64,6 +66,7 @@ def distill(
         preset: how long, how fast, what is asked; default toy2d for points,
             images32-mini for 32 x 32 pixels and less, images64-mini for more.
         resume: go on from the checkpoint in --out.
+        yes: begin even what the estimate says is beyond this machine.
     """
     claim(out, resume)
     source = load_teacher(teacher)
@@ -79,6 +82,8 @@ def distill(
         HKD.from_teacher(source, wish) if isinstance(source, Denoiser) else HKD(wish)
     )
     paths = paths_for(trajectories, model.config.network.shape, source)
+    points = objective.times if objective.consistency else 1
+    announce(model, model.config.network.shape, config, 3 * points, points, yes)
     # training draws the same numbers whichever way the model was made
     torch.manual_seed(config.seed)
     steps = train(model, paths, config, objective, out=out, resume=resume)
@@ -138,6 +143,7 @@ def onestep(
     perceptual: str = "cifar",
     skip_broken: bool = False,
     resume: bool = False,
+    yes: bool = False,
     recipe: Training = AS_THE_RECIPE,
 ) -> None:
     """Train a one-step student by one of the methods of chapter 17.
@@ -157,6 +163,7 @@ def onestep(
             squeeze (LPIPS) or none.
         skip_broken: leave out pictures that cannot be read.
         resume: go on from the checkpoint in --out.
+        yes: begin even what the estimate says is beyond this machine.
     """
     if method not in METHODS:
         raise ValueError(f"no method {method!r}: there are {', '.join(METHODS)}")
@@ -177,6 +184,7 @@ def onestep(
     )
     torch.manual_seed(config.seed)
     student = chosen.student(source)
+    announce(student, shape, config, chosen.cost, yes=yes)
     steps = distil(
         student, method, learned, config, source, perceptual, out=out, resume=resume
     )

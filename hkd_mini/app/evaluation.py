@@ -71,7 +71,8 @@ def draw(
     seed = checked_seed(seed)
     out = []
     noise = unit_noise(n, network.shape, seed)
-    levels = noise_of(model).sigmas(steps)
+    if sample is None and steps < 2:
+        raise ValueError(f"steps = {steps}: a teacher takes at least 2")
     precision = choose(precision, where)
     if labels is None:
         labels = drawn_classes(model, n, seed)
@@ -82,6 +83,7 @@ def draw(
             if sample is not None:
                 x = sample(some, label)
             else:
+                levels = noise_of(model).sigmas(steps)
                 x = heun(model, levels[0] * some, levels, label).x[-1]
         out.append(to_uint8(x).cpu() if network.bounded else x.float().cpu())
     return torch.cat(out)

@@ -4,6 +4,7 @@ TensorBoard events, the weights and how they were made.
 Of several processes the first one speaks; the others only train.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,13 +12,14 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, TextIO, cast
 
 import torch
 from torch import nn
 
-from ..engine.checkpoint import CHECKPOINT
+from ..engine.checkpoint import BEFORE, CHECKPOINT
 from ..engine.config import Step, TrainConfig
+from ..engine.files import try_folder, write_atomic
 from ..engine.precision import choose, log
 from ..engine.weights import WEIGHTS, Saved
 from ..hkd.objective import Objective
@@ -56,11 +58,16 @@ def claim(out: str, resume: bool) -> None:
 
     Raises FileExistsError for weights there, or a checkpoint, that the run would
     overwrite: with `resume` it goes on from a checkpoint. Where there is none, it says
-    so.
+    so. OSError for a place that cannot be written (`files.try_folder`).
     """
+    try_folder(out)
     folder = pathlib.Path(out)
     # a method of several stages keeps one for each
-    begun = [*folder.glob(CHECKPOINT), *folder.glob(f"stage-*/{CHECKPOINT}")]
+    begun = [
+        path
+        for name in (CHECKPOINT, BEFORE)
+        for path in (*folder.glob(name), *folder.glob(f"stage-*/{name}"))
+    ]
     weights = [*folder.glob(WEIGHTS)]
     if (begun or weights) and not (begun and resume):
         cure = "--resume to go on, or another folder" if begun else "use another folder"
@@ -69,25 +76,35 @@ def claim(out: str, resume: bool) -> None:
         log.info("%s: no checkpoint to resume, starting anew", out)
 
 
+def go_on(log: pathlib.Path, step: int) -> None:
+    """Leave in the file `log` what was written before `step`, which comes next: a run
+    that was killed had logged more steps than it had saved.
+    """
+    if not log.exists():
+        return
+    kept = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        try:
+            before = json.loads(line)["step"] < step
+        except (ValueError, KeyError, TypeError):  # a line that was cut by the end
+            continue
+        kept += [line + "\n"] if before else []
+    write_atomic(log, "".join(kept).encode())
+
+
 def logged(steps: Iterator[Step], config: TrainConfig, out: str) -> Step | None:
     """Run a training loop to its end with a progress bar, log.jsonl and, where
     installed, TensorBoard events in `out`; the last step.
 
     `steps` is the loop, as `fit` yields it, `config` what it was started with. Of
-    several processes the first one speaks; the others only train.
+    several processes the first one speaks; the others only train. A log that is there
+    goes on after the steps that the run has kept.
     """
     from tqdm import tqdm
 
+    speaks = first_process()
     folder = pathlib.Path(out)
     last = None
-    speaks = first_process()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-
-        board = SummaryWriter(str(folder / "tensorboard")) if speaks else None
-    except ImportError:
-        board = None
     bar = tqdm(
         total=config.images,
         unit="image",
@@ -95,33 +112,27 @@ def logged(steps: Iterator[Step], config: TrainConfig, out: str) -> Step | None:
         disable=not speaks,
         delay=0.01,
     )  # no bar before a step
-    with (
-        open(
-            folder / "log.jsonl" if speaks else os.devnull, "a", encoding="utf-8"
-        ) as kept,
-        bar,
-    ):
+    with contextlib.ExitStack() as until_the_end:
+        until_the_end.enter_context(bar)
+        kept = None
+        board = None
         for last in steps:
-            if not bar.n:  # resumed: what was done before is not this run's speed
+            if kept is None:
+                # resumed: what was done before is not this run's speed
                 bar.initial = bar.n = last.images - config.batch
+                kept = until_the_end.enter_context(_log(folder, last.step, speaks))
+                board = _events(folder, last.images) if speaks else None
             kept.write(json.dumps(last._asdict()) + "\n")
             bar.update(last.images - bar.n)
             if last.step % 20 == 0 or last.stopped:
-                kept.flush()
-                bar.set_postfix(
-                    loss=f"{last.loss:.4f}",
-                    **{k: f"{v:.4f}" for k, v in last.terms.items()},
-                )
+                shown = {"loss": last.loss, **last.terms}
+                bar.set_postfix({k: f"{v:.4f}" for k, v in shown.items()})
+                shown |= {"lr": last.lr, "grad_norm": last.grad_norm}
                 if board:
-                    for name, value in {
-                        "loss": last.loss,
-                        "lr": last.lr,
-                        "grad_norm": last.grad_norm,
-                        **last.terms,
-                    }.items():
+                    for name, value in shown.items():
                         board.add_scalar(name, value, last.images)
-    if board:
-        board.close()
+        if board:
+            board.close()
     if last is not None and last.stopped:
         sys.exit(
             f"hkd-mini: stopped after step {last.step} and saved; go on with --resume"
@@ -129,6 +140,26 @@ def logged(steps: Iterator[Step], config: TrainConfig, out: str) -> Step | None:
             else 1
         )
     return last
+
+
+def _log(folder: pathlib.Path, step: int, speaks: bool) -> TextIO:
+    """log.jsonl as it was before `step`, to be gone on with, each line written at
+    once.
+    """
+    if not speaks:
+        return open(os.devnull, "w", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    go_on(folder / "log.jsonl", step)
+    return open(folder / "log.jsonl", "a", encoding="utf-8", buffering=1)
+
+
+def _events(folder: pathlib.Path, images: int) -> Any:
+    """What writes TensorBoard's events from `images` on, where it is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=images)
 
 
 def finish(

@@ -20,6 +20,19 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def free_memory() -> int | None:
+    """Bytes of memory that are free: the GPU's if there is one; None where nobody
+    says.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return psutil.virtual_memory().available
+
+
 def first_process() -> bool:
     """Whether this process speaks and writes for all: always, unless started by
     torchrun or `accelerate launch`.

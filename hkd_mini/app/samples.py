@@ -18,7 +18,7 @@ from jaxtyping import Int, Num
 from torch import Tensor
 
 from ..engine.data import to_uint8
-from ..engine.files import write_atomic
+from ..engine.files import try_file, try_folder, write_atomic
 from .evaluation import BACKGROUND, sheet
 
 ENDINGS = ("", ".npy", ".npz", ".png")
@@ -44,6 +44,16 @@ def ending_of(out: str | os.PathLike, pictures: bool = True) -> str:
     if not ending and path.is_dir() and any(path.iterdir()):
         raise FileExistsError(f"{path} holds files already: give a new folder")
     return ending
+
+
+def try_place(out: str | os.PathLike, size: float | int = 0) -> None:
+    """Whether `size` bytes can be written to `out`, a file or a folder of PNGs, before
+    they are made. Raises OSError where they cannot.
+    """
+    if pathlib.Path(out).suffix:
+        try_file(out, size)
+    else:
+        try_folder(out, size)
 
 
 def save_images(

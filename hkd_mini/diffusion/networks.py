@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..engine.config import at_least
+from ..engine.config import at_least, at_most
 from .layers import Embedding, linear
 from .schedule import EDM, Noise
 from .unet import Decoder, Encoder, UNetConfig
@@ -33,6 +33,7 @@ class MLPConfig:
 
     def __post_init__(self):
         at_least(self, dim=1, channels=2, width=1, depth=0, state=1, labels=0)
+        at_most(self, depth=1000)
 
     @property
     def bounded(self) -> bool:

@@ -3,7 +3,7 @@
 Each returns the whole path, since paths are what a Koopman model learns from. Euler is
 DDIM, Heun is EDM's second-order method, DDPM is the stochastic ancestor of both.
 All take a `denoiser` (x, sigma, labels) -> guess and class indices `labels` (batch,),
-or None. Chapter: 8 "Diffusion as a flow".
+or None; a ValueError for one of classes without them. Chapter: 8 "Diffusion as a flow".
 Source: EDM algorithm 1; Song et al. 2021 (DDIM); Ho et al. 2020 (DDPM).
 """
 
@@ -28,7 +28,21 @@ class Path(NamedTuple):
     guesses: Tensor | None = None
 
 
-def _start(x: Tensor, sigmas: Tensor) -> None:
+def classes_told(model: object, labels: Tensor | None) -> None:
+    """ValueError for a `model` of classes that is asked for samples without `labels`:
+    what it made would be of none, a blend. Of no class on purpose are labels -1.
+    """
+    config = getattr(model, "config", None)
+    classes = getattr(getattr(config, "network", config), "labels", 0)
+    if classes and labels is None:
+        raise ValueError(
+            f"no labels for a model of {classes} classes: give one for each sample, "
+            f"0 to {classes - 1}, or -1 for a sample of no class"
+        )
+
+
+def _start(x: Tensor, sigmas: Tensor, denoiser: Denoise, labels: Tensor | None) -> None:
+    classes_told(denoiser, labels)
     if sigmas.ndim != 1 or len(sigmas) < 2 or (sigmas.diff() >= 0).any():
         raise ValueError(
             f"sigmas must be a falling list of at least 2 levels, got {sigmas.tolist()}"
@@ -48,7 +62,7 @@ def euler(
     One evaluation a step. ValueError for levels that do not fall.
     Source: Song et al. 2021 (DDIM), in EDM's letters.
     """
-    _start(x_T, sigmas)
+    _start(x_T, sigmas, denoiser, labels)
     path = [x_T]
     guesses = []
     for t, s in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
@@ -70,7 +84,7 @@ def heun(
     Source: EDM algorithm 1, which is EDM algorithm 2 without fresh noise.
     Source: HKD eq 1, in EDM's form dx/dsigma = (x - D) / sigma.
     """
-    _start(x_T, sigmas)
+    _start(x_T, sigmas, denoiser, labels)
     path = [x_T]
     guesses = []
     nfe = 0
@@ -103,7 +117,7 @@ def ddpm(
     denoiser, labels as the module says. ValueError for levels that do not fall.
     Source: DDPM eq 7 (Ho et al. 2020), in EDM's letters.
     """
-    _start(x_T, sigmas)
+    _start(x_T, sigmas, denoiser, labels)
     path = [x_T]
     guesses = []
     for t, s in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):

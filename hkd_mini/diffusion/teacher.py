@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..engine.checks import as_pictures
 from ..engine.config import Step, TrainConfig
 from ..engine.data import Images, batch_indices, mirrored, rng_at, to_unit
 from ..engine.loop import fit
@@ -151,6 +152,8 @@ def train_teacher(
     x = images.x if isinstance(images, Images) else images
     s = denoiser.noise.sigma_data
     pictures = isinstance(images, Images)
+    if not pictures and denoiser.config.bounded:
+        as_pictures("images", x)
     labels = None
     if isinstance(images, Images) and denoiser.config.labels:
         labels = images.labels

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..engine.config import at_least
+from ..engine.config import at_least, at_most, counts
 from .layers import can_be_halved, conv, linear, norm
 from .schedule import EDM, Noise
 
@@ -52,14 +52,15 @@ class UNetConfig:
     bounded: bool = True
 
     def __post_init__(self):
-        at_least(self, blocks=0, channels=2, labels=0, out_channels=0)
-        for name in ("mult", "attention"):  # JSON gives lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        at_least(self, blocks=0, channels=2, labels=0, out_channels=0, dropout=0)
+        at_least(self, resolution=1, in_channels=1)
+        at_most(self, blocks=1000, dropout=1, resolution=2**15)
+        for name in ("mult", "attention"):
+            object.__setattr__(self, name, counts(name, getattr(self, name)))
         if self.patch not in (1, 2):
-            raise ValueError(
-                f"patch = {self.patch}: 1 (EDM's layout) or 2 (2x2 pixels folded into "
-                "channels)"
-            )
+            raise ValueError(f"patch = {self.patch}: 1 (as EDM) or 2 (2x2 in one)")
+        if not self.mult:
+            raise ValueError("mult = (): at least one level")
         can_be_halved(self.resolution, len(self.mult) - 1, self.patch)
 
     @property

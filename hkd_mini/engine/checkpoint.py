@@ -3,7 +3,8 @@
 Weights, their moving average, Adam's moments, the step, the state of torch's random
 numbers, and a description of the run. The file is safetensors, written whole or not at
 all. A run resumes from the checkpoint of the same description alone: another
-configuration, objective or model is refused with what differs. Chapter: 10 "Training".
+configuration, objective or model is refused with what differs. The last two are kept:
+where the last is damaged, a run goes on from the one before. Chapter: 10 "Training".
 """
 
 import json
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from .files import read_tensors, write_tensors
+from .precision import log
 
 CHECKPOINT = "checkpoint.safetensors"
+BEFORE = "checkpoint-before.safetensors"
 
 
 def save(
@@ -25,10 +28,14 @@ def save(
     step: int,
     description: dict,
     precision: str,
+    keep: bool = True,
+    instead: dict[str, Tensor] | None = None,
 ) -> None:
     """Write the state of a run that has done `step` steps to `path`: `models` by name,
     the moments of `adam`, random numbers (of `device` too), and what `same_run`
-    compares, the `description`, with the `precision` that it computed in.
+    compares, the `description`, with the `precision` that it computed in. With `keep`
+    the checkpoint that was there stays, as BEFORE. `instead` has what is written in
+    place of what has moved on since: random numbers, buffers.
     """
     tensors = {
         f"{name}.{k}": v
@@ -37,15 +44,46 @@ def save(
     }
     for i, state in adam.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{k}": v for k, v in state.items()}
-    tensors["rng"] = torch.get_rng_state()
-    if device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
+    tensors |= random_state(device) | (instead or {})
     meta = {
         "step": str(step),
         "config": json.dumps(description),
         "precision": precision,
     }
-    write_tensors(path, tensors, meta)
+    write_tensors(path, tensors, meta, path.with_name(BEFORE) if keep else None)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of torch's random numbers, those of `device` too, as a checkpoint has
+    it.
+    """
+    found = {"rng": torch.get_rng_state()}
+    if device.type == "cuda":
+        found["rng.cuda"] = torch.cuda.get_rng_state(device)
+    return found
+
+
+def begun(path: pathlib.Path) -> bool:
+    """Whether there is a checkpoint at `path`, or the one before it."""
+    return path.exists() or path.with_name(BEFORE).exists()
+
+
+def latest(path: pathlib.Path) -> tuple[pathlib.Path, dict[str, Tensor], dict]:
+    """The checkpoint at `path` as `read`, or the one before where that is damaged or
+    missing, which is said; and which of the two it is.
+
+    Raises what `read` raises of the one at `path` when neither can be read.
+    """
+    before = path.with_name(BEFORE)
+    try:
+        return path, *read(path)
+    except (FileNotFoundError, ValueError) as error:
+        try:
+            tensors, saved = read(before)
+        except (FileNotFoundError, ValueError):
+            raise error from None
+        log.warning("%s; going on from %s, step %d", error, before, saved["step"])
+        return before, tensors, saved
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, Tensor], dict]:

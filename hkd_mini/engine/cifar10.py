@@ -7,9 +7,11 @@ cache.
 Source: Krizhevsky 2009.
 """
 
+import contextlib
 import hashlib
 import os
 import tarfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +19,8 @@ import torch
 from torch import Tensor
 
 from .data import Images
+from .files import try_folder
+from .precision import log
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 # of the archive, as its authors publish it
@@ -42,6 +46,7 @@ CIFAR10_FILES = {
 }
 
 _FILES = CIFAR10_FILES["train"] + CIFAR10_FILES["test"]
+_ROOM = 4e8  # bytes of the archive and of what is in it
 _RECORDS = 10_000  # per file
 _RECORD = 1 + 3 * 32 * 32  # a label byte, then the red, green and blue planes
 
@@ -62,18 +67,44 @@ def fetch_cifar10(root: str | Path | None = None, progressbar: bool = True) -> P
     .bin files.
 
     A re-run resumes where the last one stopped, and does nothing when the files are
-    there and sound. `progressbar` shows one. Raises OSError when the server cannot be
-    reached, ValueError when the archive is not the published one.
+    there and sound; a second process waits for the first. `progressbar` shows one.
+    Raises OSError when the server cannot be reached or there is no room, ValueError
+    when the archive is not the published one.
     """
     root = Path(root).expanduser() if root else cache_dir()
-    try:
+    with contextlib.suppress(FileNotFoundError, ValueError):
         return _sound(root)
-    except (FileNotFoundError, ValueError):
-        import pooch  # missing or damaged: this is what fetching is for
+    try_folder(root, _ROOM)  # missing or damaged: this is what fetching is for
+    root.mkdir(parents=True, exist_ok=True)
+    with _alone(root):
+        return _fetch(root, progressbar)
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """One process at a time in `root`; what another one has begun is waited for."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(root / f".{CIFAR10_FOLDER}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("%s: another process is fetching there; waiting for it", root)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fetch(root: Path, progressbar: bool) -> Path:
+    import pooch
+
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return _sound(root)  # by the one that was waited for
     name = CIFAR10_URL.rsplit("/", 1)[-1]
     download = partial(_resume, root / f"{name}.part", progressbar)
     try:
-        root.mkdir(parents=True, exist_ok=True)
         archive = pooch.retrieve(
             CIFAR10_URL, f"md5:{CIFAR10_MD5}", name, root, downloader=download
         )
@@ -174,8 +205,8 @@ def _resume(part: Path, progressbar: bool, url: str, output_file: str, owner) ->
                 url, file, owner
             )
     except OSError as error:
-        # the server answered, and refused the range
-        if getattr(error, "response", None) is not None:
+        # 416: the server has no such range, so these are not its bytes
+        if getattr(getattr(error, "response", None), "status_code", None) == 416:
             part.unlink()
         raise
     # a server that ignores ranges fails the MD5; the next run starts afresh

@@ -6,6 +6,7 @@ Source: Adam (Kingma & Ba 2015); EMA by half-life in images, EDM appendix F.2.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -86,6 +87,23 @@ def at_least(config: object, **bounds: float | int) -> None:
             raise ValueError(
                 f"{name} = {getattr(config, name)}: at least {bound}, and finite"
             )
+
+
+def at_most(config: object, **bounds: float | int) -> None:
+    """ValueError when a field of `config` is above its bound."""
+    for name, bound in bounds.items():
+        if not getattr(config, name) <= bound:
+            raise ValueError(f"{name} = {getattr(config, name)}: at most {bound}")
+
+
+def counts(name: str, values: Iterable[int]) -> tuple[int, ...]:
+    """`values`, a list of JSON's too, as a tuple; ValueError, with `name`, for what is
+    no whole number from 1 on.
+    """
+    found = tuple(values)
+    if not all(isinstance(v, int) and 0 < v < 2**31 for v in found):
+        raise ValueError(f"{name} = {found}: whole numbers from 1 on")
+    return found
 
 
 class Step(NamedTuple):

@@ -13,6 +13,8 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
+import tempfile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,9 +24,53 @@ SEAL = "sha256"  # the header's key
 UNSEALED = b"0" * 64  # what stands in its place while the file is hashed
 
 
-def write_atomic(path: str | os.PathLike, content: bytes) -> None:
+def try_folder(folder: str | os.PathLike, size: float | int = 0) -> None:
+    """Try whether `folder`, there or yet to be made, can take `size` bytes, before
+    they are computed. Leaves nothing behind.
+
+    Raises OSError that names what stands in the way: a file in its place, a place that
+    cannot be written, or a disk with less room.
+    """
+    path = pathlib.Path(folder).absolute()
+    there = next(p for p in (path, *path.parents) if os.path.lexists(p))
+    if not there.is_dir():
+        raise NotADirectoryError(
+            f"{there} is no folder: wanted one for {folder}; use another name, or "
+            "remove it"
+        )
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"{there}: nothing can be written there ({error.strerror}); use another "
+            "folder"
+        ) from error
+    free = shutil.disk_usage(there).free
+    if size > free:
+        raise OSError(
+            f"{folder}: {size / 1e9:.3g} GB are needed, and {free / 1e9:.3g} GB are "
+            "free there; use another disk, or make room"
+        )
+
+
+def try_file(file: str | os.PathLike, size: float | int = 0) -> None:
+    """`try_folder` for the folder of a `file` of `size` bytes. Raises OSError for a
+    folder of that name too, or a file that may not be written.
+    """
+    path = pathlib.Path(file)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: wanted the name of a file")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(f"{path} is there and may not be written over")
+    try_folder(path.parent, size)
+
+
+def write_atomic(
+    path: str | os.PathLike, content: bytes, before: str | os.PathLike | None = None
+) -> None:
     """Write the file `path` so that a reader, or a crash, meets the old content or the
-    new, never a half.
+    new, never a half. The old file is kept as `before`, if that is given.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +80,8 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if before is not None and path.exists():
+            os.replace(path, before)  # a crash here leaves the old file, as `before`
         os.replace(part, path)
     except BaseException:  # a full disk, say: leave no half behind
         part.unlink(missing_ok=True)
@@ -112,9 +160,10 @@ def write_tensors(
     path: str | os.PathLike,
     tensors: dict[str, torch.Tensor],
     metadata: dict[str, str] | None = None,
+    before: str | os.PathLike | None = None,
 ) -> None:
     """Write tensors as one safetensors file `path`, atomically, with `metadata` and the
-    file's SHA-256 in the header.
+    file's SHA-256 in the header; the old file is kept as `before`, if that is given.
     """
     write_atomic(
         path,
@@ -123,4 +172,5 @@ def write_tensors(
                 {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata
             )
         ),
+        before,
     )

@@ -9,16 +9,16 @@ them. Chapter: 10 "Training".
 """
 
 import contextlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from torch import nn
 
+from .checkpoint import begun
 from .config import Step, TrainConfig
 from .run import Batch, Run, restore_parts
+from .stop import stop_signal
 
 
 def ahead(
@@ -57,15 +57,16 @@ def fit(
     scalars with "loss". `groups`, the optimiser's parameter groups {"params": list,
     "scale": factor on the learning rate}, default to one of all trained weights. With
     `out`, checkpoints go to that folder, and SIGINT or SIGTERM saves one and ends the
-    loop (`Step.stopped`); `resume` takes up the one that is there, which must have the
-    same `config` and `describe`, whatever else the run depends on. `prefetch` draws the
+    loop (`Step.stopped`; for long steps see `stop`); `resume` takes up the last whole
+    one, which must have the same `config` and `describe`, whatever else the run depends
+    on. Two are kept, and a damaged one is passed over by name. `prefetch` draws the
     next batch in a thread while a step runs. Raises FloatingPointError for a loss that
     is not finite, with the step and seed that reproduce its batch; FileExistsError for
     a checkpoint in `out` without `resume`, ValueError for one of another run;
     ImportError without accelerate.
     """
     run = Run(model, loss, config, out, groups, describe)
-    if not resume and run.path is not None and run.path.exists():
+    if not resume and run.path is not None and begun(run.path):
         raise FileExistsError(
             f"{run.path}: a run is there already; resume it (--resume), or use another "
             "folder"
@@ -75,10 +76,11 @@ def fit(
     draw = lambda step: batch(step, run.share)
     todo = range(start, config.steps)
     drawn = ahead(draw, todo) if prefetch else ((step, draw(step)) for step in todo)
-    with _stop_signal() as stop, contextlib.closing(drawn):
+    with stop_signal(run.leave) as stop, contextlib.closing(drawn):
         for step, share in drawn:
             terms, norm = run.step(step, share)
             stopped = run.agree(stop.is_set())
+            run.stopped = stopped
             done = step + 1
             if stopped or done % config.checkpoint == 0 or done == config.steps:
                 run.save(done)
@@ -90,26 +92,10 @@ def fit(
             yield Step(
                 done, images, value, terms, lr, norm, seconds, stopped, precision
             )
+            run.told = True
             if stopped:
                 break
     model.load_state_dict(run.ema.state_dict())
     if config.compile:
         restore_parts(model)
     model.eval()
-
-
-@contextlib.contextmanager
-def _stop_signal():
-    """An event that SIGINT and SIGTERM set, while the block runs in the main thread."""
-    event = threading.Event()
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {
-            s: signal.signal(s, lambda *_: event.set())
-            for s in (signal.SIGINT, signal.SIGTERM)
-        }
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

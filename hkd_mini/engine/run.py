@@ -8,6 +8,8 @@ Source: Adam (Kingma & Ba 2015); EMA by half-life in images, EDM appendix F.2.
 import copy
 import dataclasses
 import pathlib
+import threading
+import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from . import checkpoint
 from .config import TrainConfig
+from .files import try_folder
 from .precision import choose, computing, float32_products, log
 
 Batch = dict[str, Tensor]
@@ -52,6 +55,16 @@ def restore_parts(model: nn.Module) -> None:
         part._compiled_call_impl = None
 
 
+def _room(model: nn.Module, out: pathlib.Path) -> int:
+    """Bytes that a run may still write into `out`: two checkpoints, and the one under
+    way, of the weights, their average and two moments.
+    """
+    names = (checkpoint.CHECKPOINT, checkpoint.BEFORE)
+    there = sum((out / name).is_file() for name in names)
+    one = sum(4 * p.numel() * p.element_size() for p in model.parameters())
+    return (3 - there) * one
+
+
 class Run:
     """The state of a run: model, average, optimiser, devices; one `step` moves it,
     `save` and `load` keep it. Arguments as in `loop.fit`.
@@ -71,8 +84,11 @@ class Run:
 
         if out == "":
             raise ValueError("out = '': wanted a folder, or None to keep nothing")
+        if out is not None:
+            try_folder(out, _room(model, pathlib.Path(out)))
         self.config = config
         self.path = pathlib.Path(out) / checkpoint.CHECKPOINT if out else None
+        self.damaged = False  # whether the last checkpoint there is not worth keeping
         self.description = dataclasses.asdict(config) | (describe or {})
         # without a GPU accelerate has to be told, or each process trains alone
         self.accelerator = Accelerator(
@@ -102,6 +118,13 @@ class Run:
         self.objective, self.optimizer = self.accelerator.prepare(
             WithLoss(model, loss), self.adam
         )
+        whole = model.state_dict(keep_vars=True)
+        self.buffers = {
+            k: v for k, v in whole.items() if not isinstance(v, nn.Parameter)
+        }
+        self.moving = threading.Lock()  # held while weights change
+        self.stopped = False  # whether the loop is leaving by itself
+        self.mark(0)
 
     @cached_property
     def precision(self) -> str:
@@ -136,9 +159,33 @@ class Run:
                 f"step {step}: {what}; its batch is a function of seed {config.seed}, "
                 f"step {step}"
             )
-        self.optimizer.step()
-        self._average(config.ema_beta(step))
+        with self.moving:
+            self.optimizer.step()
+            self._average(config.ema_beta(step))
+            self.mark(step + 1, told=False)
         return values, norm
+
+    def mark(self, done: int, told: bool = True) -> None:
+        """Note what a step changes before it moves the weights, random numbers and
+        buffers, as they are after `done` steps; `told` once the loop has yielded.
+        """
+        self.done = done
+        self.told = told
+        kept = {f"model.{k}": v.clone() for k, v in self.buffers.items()}
+        self.before_step = checkpoint.random_state(self.device) | kept
+
+    def leave(self) -> str:
+        """Save the run as it was before the step under way, beside the thread that is
+        in it; what there is to go on from, "" where the loop leaves by itself.
+        """
+        while not (self.told or self.stopped):
+            time.sleep(0.02)
+        with self.moving:  # and never let go: the process ends
+            if self.stopped:
+                return ""
+            if self.path is not None:
+                self.save(self.done, self.before_step)
+            return f"stopped in step {self.done + 1}, saved after step {self.done}"
 
     @torch.no_grad()
     def _average(self, beta: float) -> None:
@@ -155,33 +202,45 @@ class Run:
         asked = torch.tensor(float(stop), device=self.device)
         return bool(self.accelerator.reduce(asked, "sum"))
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, instead: dict[str, Tensor] | None = None) -> None:
         """Write the checkpoint of a run that has done `step` steps (the main process
-        only).
+        only); `instead` as in `checkpoint.save`.
         """
         if self.path is not None and self.accelerator.is_main_process:
             models = {"model": self.model, "ema": self.ema}
-            state = (models, self.adam, self.device)
-            checkpoint.save(self.path, *state, step, self.description, self.precision)
+            checkpoint.save(
+                self.path,
+                models,
+                self.adam,
+                self.device,
+                step,
+                self.description,
+                self.precision,
+                not self.damaged,
+                instead,
+            )
+            self.damaged = False
 
     def load(self) -> int:
-        """Take up the checkpoint in `out` if there is one; the number of steps it has
-        done.
+        """Take up the last whole checkpoint in `out` if there is one; the number of
+        steps it has done.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None or not checkpoint.begun(self.path):
             return 0
-        tensors, saved = checkpoint.read(self.path)
+        path, tensors, saved = checkpoint.latest(self.path)
+        self.damaged = path != self.path
         began = saved["precision"]
         if self.config.precision == "auto":
             self.precision = choose(began, self.device)
         elif self.precision != began:
             log.warning(
                 "%s was computed in %s, from here on it is %s",
-                self.path,
+                path,
                 began,
                 self.precision,
             )
-        checkpoint.same_run(self.path, saved["config"], self.description)
+        checkpoint.same_run(path, saved["config"], self.description)
         models = {"model": self.model, "ema": self.ema}
-        checkpoint.restore(self.path, tensors, models, self.adam, self.device)
+        checkpoint.restore(path, tensors, models, self.adam, self.device)
+        self.mark(saved["step"])
         return saved["step"]

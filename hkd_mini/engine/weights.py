@@ -13,18 +13,21 @@ import hashlib
 import json
 import os
 import pathlib
-import types
 import typing
 
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import nn
 
+from .checks import finite
 from .files import read_tensors, write_atomic, write_tensors
+from .from_json import build, read_json
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 MANIFEST = "MANIFEST.json"
+# what a network that cannot be built raises
+_WRONG = (ValueError, TypeError, ArithmeticError, IndexError, RuntimeError)
 
 
 def data_folder() -> pathlib.Path:
@@ -61,11 +64,11 @@ def verify(folder: str | os.PathLike) -> pathlib.Path:
     """
     root = data_folder()
     folder = pathlib.Path(folder)
-    listed = (
-        json.loads((root / MANIFEST).read_text(encoding="utf-8"))
-        if (root / MANIFEST).is_file()
-        else {}
-    )
+    listed = read_json(root / MANIFEST) if (root / MANIFEST).is_file() else {}
+    if not all(isinstance(digest, str) for digest in listed.values()):
+        raise ValueError(
+            f"{root / MANIFEST}: no list of SHA-256; install hkd-mini again"
+        )
     for name, digest in listed.items():
         path = root / name
         if folder == path or folder in path.parents:
@@ -85,42 +88,21 @@ def read_config(folder: str | os.PathLike) -> dict:
     it is anything else.
     """
     path = pathlib.Path(folder) / CONFIG
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not text
-        raise ValueError(f"{path}: not JSON ({error})") from error
-    if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict):
+    saved = read_json(path)
+    if not isinstance(saved.get("config"), dict):
         raise ValueError(f'{path}: wanted {{"model": kind, "config": {{...}}}}')
     return saved
 
 
-def build(kind: type, values: dict):
-    """A configuration, the dataclass `kind`, from JSON's dict `values`; a field typed
-    as one or several dataclasses is built in its turn.
-
-    Raises ValueError that names a field the class does not have.
+def _small(name: str, value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A weight in `dtype`, or as it is where that could not hold it. ValueError for one
+    that is not finite.
     """
-    hints = typing.get_type_hints(kind)
-    unknown = set(values) - set(hints)
-    if unknown:
-        raise ValueError(
-            f"{kind.__name__} has no {', '.join(sorted(unknown))}; it has "
-            f"{', '.join(hints)}"
-        )
-    return kind(
-        **{name: _build_field(hints[name], value) for name, value in values.items()}
-    )
-
-
-def _build_field(hint, value):
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    classes = (option for option in options if isinstance(option, type))
-    for option in filter(dataclasses.is_dataclass, classes):
-        if isinstance(value, dict) and set(value) <= {
-            f.name for f in dataclasses.fields(option)
-        }:
-            return build(option, value)
-    return tuple(value) if isinstance(value, list) else value  # JSON has lists only
+    finite(name, value)
+    if not value.is_floating_point():
+        return value
+    small = value.to(dtype)
+    return small if small.isfinite().all() else value
 
 
 @typing.runtime_checkable
@@ -144,10 +126,7 @@ class Saved(ModelHubMixin):
         save_directory: pathlib.Path,
         dtype: torch.dtype = torch.float16,
     ) -> None:
-        tensors = {
-            k: v.to(dtype) if v.is_floating_point() else v
-            for k, v in self.state_dict().items()
-        }
+        tensors = {k: _small(k, v, dtype) for k, v in self.state_dict().items()}
         write_tensors(save_directory / WEIGHTS, tensors)
         config = {
             "model": type(self).__name__,
@@ -197,19 +176,24 @@ class Saved(ModelHubMixin):
             ),
             cls.config_types[0],
         )
-        try:
-            model = typing.cast(nn.Module, cls(build(kind, saved["config"])))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{pathlib.Path(folder) / CONFIG}: {error}") from error
-        tensors = read_tensors(pathlib.Path(folder) / WEIGHTS)[0]
         path = pathlib.Path(folder) / WEIGHTS
         try:
-            model.load_state_dict(
-                {
-                    k: v.float() if v.is_floating_point() else v
-                    for k, v in tensors.items()
-                }
-            )
+            config = build(kind, saved["config"])
+            # without memory first: a damaged width may ask for more than there is
+            with torch.device("meta"):
+                shapes = typing.cast(nn.Module, cls(config))
+        except _WRONG as error:
+            raise ValueError(f"{pathlib.Path(folder) / CONFIG}: {error}") from error
+        tensors = read_tensors(path)[0]
+        for name, value in tensors.items():
+            finite(f"{path}: {name}", value)
+        tensors = {
+            k: v.float() if v.is_floating_point() else v for k, v in tensors.items()
+        }
+        try:
+            shapes.load_state_dict(tensors, assign=True)
+            model = typing.cast(nn.Module, cls(config))
+            model.load_state_dict(tensors)
         except RuntimeError as error:
             raise ValueError(
                 f"{path}: does not fit {CONFIG} beside it ({str(error)[:300]})"

@@ -11,19 +11,20 @@ is linear and diagonal in the pairs, as the evolution is, and so the two commute
 edit at any time equals the same edit at the end. What the time decides is how the
 reference was encoded: at which noise level it was looked at. With the linear read-out
 the picture moves by one picture times the ratio. Inpainting and colourisation repeat
-one step: jump to the picture, put back what is known, go back to a lower noise level.
-They cost one evaluation a round, so they are not one-step. Chapter: 14 "Edit a picture
-on its way".
+one step: jump to the picture, put back what is known, go back to a lower noise level;
+one evaluation a round. Chapter: 14 "Edit a picture on its way".
 Source: HKD section 4.3; consistency models (arXiv 2303.01469), algorithm 4.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from ..engine.checks import HOLES, as_pictures
 from ..koopman.generator import apply_mask
 from .model import HKD
 
@@ -133,6 +134,7 @@ def noised(
     """x_t = x0 + sigma(t) noise: a picture x0, with unit noise, as a point of the
     model's path at time t, when the path itself is not at hand.
     """
+    as_pictures("x0", x0)
     return x0 + float(model.clock.sigma(t)) * noise
 
 
@@ -169,10 +171,9 @@ def restore(
     """Complete pictures of which a part is known: in every round jump to a picture, put
     the known part back, add noise.
 
-    `put_back` replaces the known part of a picture. `noise` is unit noise for each
-    round, `sigmas` its falling levels; the first picture is what is known, on zero. One
-    evaluation a round. Raises ValueError for levels that do not fall or leave the
-    model's.
+    `put_back` replaces the known part of a picture, `noise` is unit noise for each
+    round, `sigmas` its falling levels; it begins with what is known, on zero. Raises
+    ValueError for levels that do not fall or leave the model's.
     Source: HKD figure 6; consistency models, algorithm 4.
     """
     falls = (
@@ -198,7 +199,7 @@ def restore(
 
 def inpaint(
     model: HKD,
-    image: Float[Tensor, "batch 3 h w"],
+    image: Annotated[Float[Tensor, "batch 3 h w"], HOLES],
     known: Shaped[Tensor, "#h #w"],
     noise: Float[Tensor, "_ batch 3 h w"],
     sigmas: Float[Tensor, " rounds"],
@@ -208,13 +209,12 @@ def inpaint(
 
     See `restore` for noise, `sigmas` and errors. Known pixels come back as they were.
     """
+    as_pictures("image", torch.where(known > 0, image, -0.5))
     return restore(model, lambda x: torch.where(known > 0, image, x), noise, sigmas)
 
 
 def luminance(images: Float[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch h w"]:
-    """Brightness of `images`, in their own range.
-    Source: ITU-R BT.601.
-    """
+    """Brightness of `images`, in their own range. Source: ITU-R BT.601."""
     return torch.einsum("...chw,c->...hw", images, images.new_tensor(LUMA))
 
 
@@ -246,4 +246,5 @@ def colourise(
     In every round the model's colours are kept and its brightness is replaced
     (`with_luminance`). See `restore` for noise, `sigmas` and errors.
     """
+    as_pictures("luma", luma)
     return restore(model, lambda x: with_luminance(x, luma), noise, sigmas)

@@ -22,7 +22,7 @@ from ..diffusion.guidance import Guided
 from ..diffusion.samplers import Path, heun
 from ..diffusion.schedule import Denoise, noise_of
 from ..engine.data import checked_seed, in_whole_blocks, rng_at
-from ..engine.files import write_tensors
+from ..engine.files import try_folder, write_tensors
 from ..engine.precision import choose, computing, log
 from .paths import ANY_SHARD, NAME, Trajectories, header_of
 
@@ -116,7 +116,8 @@ def make(
     ValueError when they are of another run, for n or batch below 1, or for a sampler
     that gives no guesses when they are asked for.
     """
-    _check(n, batch, no_class, out)
+    _check(n, batch, steps, no_class, out)
+    try_folder(out, 2 * n * min(times, steps + 1) * math.prod(shape) * (1 + guesses))
     seed = checked_seed(seed)
     out = pathlib.Path(out)
     sigmas = noise_of(denoiser).sigmas(steps)
@@ -147,9 +148,8 @@ def make(
     def integrate(noise: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
         x_T = (noise * sigmas[0]).half().float().to(device)
         with computing(precision, device):
-            path = sampler(
-                denoiser, x_T, sigmas, None if classes is None else classes.to(device)
-            )
+            told = None if classes is None else classes.to(device)
+            path = sampler(denoiser, x_T, sigmas, told)
         return _kept(path, keep, guesses)
 
     def shards() -> Iterator[int]:
@@ -164,12 +164,8 @@ def make(
             classes = _classes(rng_at(seed, shard, 1), count, labels, no_class)
             parts = []
             for i in range(0, count, batch):
-                parts.append(
-                    integrate(
-                        noise[i : i + batch],
-                        None if classes is None else classes[i : i + batch],
-                    )
-                )
+                some = None if classes is None else classes[i : i + batch]
+                parts.append(integrate(noise[i : i + batch], some))
                 done += len(parts[-1]["x"])
                 yield done
             tensors = {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
@@ -183,9 +179,13 @@ def make(
     return shards()
 
 
-def _check(n: int, batch: int, no_class: float, out: str | os.PathLike) -> None:
+def _check(
+    n: int, batch: int, steps: int, no_class: float, out: str | os.PathLike
+) -> None:
     if n < 1 or batch < 1:
         raise ValueError(f"n = {n} paths, {batch} at once: at least 1 of each")
+    if steps < 2:
+        raise ValueError(f"steps = {steps}: at least 2")
     if not 0 <= no_class <= 1:
         raise ValueError(f"no_class = {no_class}: a share, 0 to 1")
     if str(out) == "":

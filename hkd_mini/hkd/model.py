@@ -18,8 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..diffusion.layers import Embedding
+from ..diffusion.samplers import classes_told
 from ..diffusion.schedule import CLOCK_OF, Clock, Noise, expand
 from ..diffusion.teacher import Denoiser, one_hot
+from ..engine.checks import as_pictures
 from ..engine.weights import Saved
 from ..koopman.generator import KoopmanGenerator
 from .config import HKDConfig
@@ -94,7 +96,6 @@ class HKD(nn.Module, Saved):
         """An HKD with the halves of `denoiser` as encoder and decoder, and with A = 0;
         with the linear read-out both halves are the encoder.
         Source: HKD algorithm 1, lines 3 and 4.
-
         Raises ValueError when `config.network` is not the teacher's.
         """
         config = config or HKDConfig(network=denoiser.config)
@@ -135,7 +136,6 @@ class HKD(nn.Module, Saved):
         """Lift x_t (batch, *shape), at noise level clock.sigma(t), to states (batch,
         d_l, h_l, w_l).
         Source: HKD eq 2.
-
         Raises ValueError for x of another shape, or for level 0 (a sampled path's last
         point), which an encoder told the level cannot be told: give `clock.eps` there.
         """
@@ -155,6 +155,8 @@ class HKD(nn.Module, Saved):
                     f"t reaches noise level {float(level.min())}: need one above 0; "
                     "the picture is at t = clock.eps"
                 )
+            if self.config.network.bounded:
+                as_pictures("x_t", x_t, float(level.max()))
             total = (level**2 + self.noise.sigma_data**2).sqrt()
         # the same scaling with the level read off x itself: a function of x alone
         else:
@@ -199,7 +201,6 @@ class HKD(nn.Module, Saved):
     ) -> Float[Tensor, "batch ..."]:
         """The picture that the states stand for, about [-1, 1]; the decoder is always
         told the last noise level.
-
         Source: HKD eq 5.
         """
         if self.config.hierarchy == "bottleneck-only":
@@ -218,9 +219,9 @@ class HKD(nn.Module, Saved):
     ) -> Float[Tensor, "batch ..."]:
         """Pictures in [-1, 1] from unit noise in one evaluation: decode(e^{A (eps - T)}
         encode(sigma_max n)).
-
         Source: HKD algorithm 2.
         """
+        classes_told(self, labels)
         states = self.encode(self.noise.sigma_max * noise, self.clock.T, labels)
         x = self.decode(self.evolve(states, self.clock.T, self.clock.eps), labels)
         return x.clamp(-1, 1) if self.config.network.bounded else x
@@ -238,6 +239,7 @@ class HKD(nn.Module, Saved):
         With the paper's objective only the picture at eps is trained; what states in
         between decode to is for looking.
         """
+        classes_told(self, labels)
         states = self.encode(self.noise.sigma_max * noise, self.clock.T, labels)
         return torch.stack(
             [

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..engine.config import Step, TrainConfig
+from ..engine.config import Step, TrainConfig, at_least, counts
 from ..engine.data import Images, batch_indices, mirrored, rng_at, to_unit
 from ..engine.loop import fit
 from ..engine.weights import Saved
@@ -34,7 +34,10 @@ class ClassifierConfig:
     classes: int = 10
 
     def __post_init__(self):
-        object.__setattr__(self, "widths", tuple(self.widths))
+        object.__setattr__(self, "widths", counts("widths", self.widths))
+        if not self.widths:
+            raise ValueError("widths = (): at least one stage")
+        at_least(self, classes=1)
 
 
 class Classifier(nn.Module, Saved):

@@ -15,6 +15,7 @@ from .edmd import EDMD, eigenfunctions, residuals
 from .flows import System
 from .generator import KoopmanGenerator, apply_mask
 from .stochastic import Process
+from .systems import linear, pendulum, slow_manifold, spiral, stuart_landau
 
 __all__ = [
     "DMD",
@@ -31,6 +32,11 @@ __all__ = [
     "forecast",
     "gaussians",
     "monomials",
+    "linear",
     "optimal_rank",
+    "pendulum",
     "residuals",
+    "slow_manifold",
+    "spiral",
+    "stuart_landau",
 ]

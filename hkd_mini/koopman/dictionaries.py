@@ -7,6 +7,7 @@ single snapshot does not show. Each is a NamedTuple that can be called on a batc
 states. Chapters: 3 "DMD", 4 "EDMD".
 """
 
+import math
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
@@ -42,6 +43,10 @@ def monomials(n: int, degree: int) -> Monomials:
     if n < 1 or degree < 0:
         raise ValueError(
             f"need n >= 1 variables and degree >= 0, got n = {n}, degree = {degree}"
+        )
+    if min(n, degree) > 1000 or math.comb(n + degree, n) > 10**7:
+        raise ValueError(
+            f"n = {n} variables, degree = {degree}: more than ten million monomials"
         )
     factors = (
         c for d in range(degree + 1) for c in combinations_with_replacement(range(n), d)

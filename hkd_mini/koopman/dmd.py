@@ -40,9 +40,14 @@ class DMD(NamedTuple):
     @property
     def rates(self) -> Complex[np.ndarray, " r"]:
         """Continuous-time rates log(eigenvalue) / dt; frequencies beyond pi / dt are
-        aliased.
+        aliased. That of an eigenvalue 0 is minus infinity: its mode is gone at once.
         """
-        return np.log(self.eigenvalues) / self.dt
+        with np.errstate(divide="ignore"):
+            growth = np.log(abs(self.eigenvalues)) / self.dt
+        rates = np.empty_like(self.eigenvalues)
+        rates.real = growth
+        rates.imag = np.angle(self.eigenvalues) / self.dt
+        return rates
 
 
 def optimal_rank(

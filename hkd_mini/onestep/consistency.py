@@ -134,6 +134,8 @@ def easy_consistency(
     progress as the module says.
     Source: Geng et al. 2024 (ECM), eq 13 and appendix.
     """
+    if not (q > 1 and 1 <= stages <= 1000):
+        raise ValueError(f"q = {q}, stages = {stages}: above 1, and 1 to 1000")
     levels = noise_of(student)
     t = (
         (torch.special.ndtri(u.double().clamp(1e-6, 1 - 1e-6)).float() * 2 - 1.1)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..diffusion.layers import Embedding, linear
 from ..diffusion.networks import MLPConfig, Network, PointDecoder, PointEncoder
+from ..diffusion.samplers import classes_told
 from ..diffusion.schedule import Denoise, Noise
 from ..diffusion.teacher import one_hot
 from ..diffusion.unet import UNetConfig
@@ -148,6 +149,7 @@ class KDM(nn.Module, Saved):
         self, noise: Float[Tensor, "batch ..."], labels: Tensor | None = None
     ) -> Float[Tensor, "batch ..."]:
         """Pictures in [-1, 1], or points, from unit noise."""
+        classes_told(self, labels)
         x = self.decode(
             self.push(self.encode_noise(self.noise.sigma_max * noise, labels), labels),
             labels,

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..diffusion.samplers import classes_told
 from ..diffusion.schedule import Denoise, Noise, noise_of
 from ..diffusion.teacher import Denoiser
 
@@ -52,6 +53,7 @@ class Student(Denoiser):
         """Pictures in [-1, 1], or points, from unit noise in one evaluation; `labels`
         (batch,) are class indices.
         """
+        classes_told(self, labels)
         x = one_step(self, noise, labels)
         return x.clamp(-1, 1) if self.config.bounded else x
 

@@ -398,7 +398,7 @@ def test_numbers_that_do_not_do(capsys, toy):
     assert "n = 0" in refused(
         capsys, "evaluate", "--weights", hkd, "--n", 0, "--data", toy
     )
-    assert "n = 1 noise levels" in refused(
+    assert "steps = 1: a teacher takes at least 2" in refused(
         capsys,
         "sample",
         "--weights",

@@ -8,6 +8,8 @@ import io
 import re
 import tarfile
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -64,13 +66,15 @@ def folder(tmp_path):
 
 class Server:
     """One file over HTTP; `cut` closes the line after so many bytes, `ranges`: whether
-    Range is obeyed.
+    Range is obeyed, `busy` answers 503, `wait` seconds before any answer.
     """
 
     def __init__(self, content):
         self.content = content
         self.cut = None
         self.ranges = True
+        self.busy = False
+        self.wait = 0.0
         self.asked = []
         owner = self
 
@@ -78,6 +82,9 @@ class Server:
             def do_GET(self):
                 wish = self.headers.get("Range")
                 owner.asked.append(wish)
+                time.sleep(owner.wait)
+                if owner.busy:
+                    return self.send_error(503)
                 start = (
                     int(wish.split("=")[1].rstrip("-")) if wish and owner.ranges else 0
                 )
@@ -289,6 +296,39 @@ def test_a_useless_part_costs_one_more_run(serve, tmp_path, ranges, error):
     assert len(cifar10.load_cifar10("train", folder).x) == 5 * RECORDS
 
 
+def test_two_at_once_fetch_once(serve, tmp_path, caplog):
+    """The second waits for the first: both wrote into one file, and lost it."""
+    content = archive()
+    server = serve(content)
+    server.wait = 0.5
+    caplog.set_level("INFO", logger="hkd_mini")
+    with ThreadPoolExecutor(3) as pool:
+        coming = [
+            pool.submit(cifar10.fetch_cifar10, tmp_path, progressbar=False)
+            for _ in range(3)
+        ]
+        found = {fetched.result() for fetched in coming}
+    assert found == {tmp_path / cifar10.CIFAR10_FOLDER} and server.asked == [None]
+    assert (tmp_path / "cifar-10-binary.tar.gz").read_bytes() == content
+    assert "another process is fetching there" in caplog.text
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_server_that_is_busy_costs_no_bytes(serve, tmp_path):
+    """Only a range that the server has not is a reason to begin anew."""
+    content = archive()
+    server = serve(content)
+    part = tmp_path / "cifar-10-binary.tar.gz.part"
+    part.write_bytes(content[:20_000])
+    server.busy = True
+    with pytest.raises(OSError, match="503"):
+        cifar10.fetch_cifar10(tmp_path, progressbar=False)
+    assert part.read_bytes() == content[:20_000]
+    server.busy = False
+    cifar10.fetch_cifar10(tmp_path, progressbar=False)
+    assert server.asked[-1] == "bytes=20000-"
+
+
 def test_wrong_checksum_leaves_nothing_behind(serve, tmp_path):
     serve(archive(), md5="0" * 32)
     with pytest.raises(ValueError, match=r"(?i)md5 hash"):
@@ -322,5 +362,5 @@ def test_paths_inside_the_archive_are_not_followed(serve, tmp_path):
         )
     )
     cifar10.fetch_cifar10(tmp_path / "root", progressbar=False)
-    found = {p.name for p in tmp_path.rglob("*") if p.is_file()}
+    found = {p.name for p in tmp_path.rglob("[!.]*") if p.is_file()}
     assert found == {*NAMES, "SHA256SUMS", "cifar-10-binary.tar.gz"}

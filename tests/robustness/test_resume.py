@@ -5,6 +5,7 @@ Run as a program, this file is the victim: `python test_resume.py MOMENT FOLDER`
 and dies at MOMENT.
 """
 
+import json
 import os
 import pathlib
 import signal
@@ -20,7 +21,7 @@ from hkd_mini.diffusion.networks import MLPConfig
 from hkd_mini.diffusion.teacher import Denoiser, train_teacher
 from hkd_mini.diffusion.unet import UNetConfig
 from hkd_mini.engine import data, files, loop, weights
-from hkd_mini.engine.checkpoint import CHECKPOINT
+from hkd_mini.engine.checkpoint import BEFORE, CHECKPOINT
 from hkd_mini.engine.config import TrainConfig
 from hkd_mini.engine.data import Images
 from hkd_mini.engine.run import Run
@@ -265,6 +266,43 @@ def test_a_damaged_checkpoint_is_refused_by_name(tmp_path):
     )
 
 
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path, undisturbed, caplog
+):
+    for step in start(tmp_path)[1]:
+        if step.step == 9:  # checkpoints of step 4 and of step 8
+            break
+    path = tmp_path / CHECKPOINT
+    before = tmp_path / BEFORE
+    assert files.read_tensors(before)[1]["step"] == "4"
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    for state in ("altered", "cut", "missing"):
+        path.write_bytes(damaged if state == "altered" else damaged[:99])
+        if state == "missing":
+            path.unlink()
+        with pytest.raises(FileExistsError, match="a run is there already"):
+            next(start(tmp_path)[1])
+        caplog.clear()
+        denoiser, steps = start(tmp_path, resume=True)
+        assert next(steps).step == 5
+        steps.close()
+        (message,) = caplog.messages
+        assert str(path) in message and f"going on from {before}, step 4" in message
+    path.write_bytes(damaged)
+    denoiser, steps = start(tmp_path, resume=True)
+    assert next(step.step for step in steps if step.step == 8) == 8
+    assert files.read_tensors(before)[1]["step"] == "4", "the damaged one is not kept"
+    list(steps)
+    assert same(denoiser.state_dict(), undisturbed[0])
+    assert path.read_bytes() == undisturbed[1]
+    assert files.read_tensors(before)[1]["step"] == "8"
+    before.write_bytes(b"x")
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: altered"):
+        next(start(tmp_path, resume=True)[1])
+
+
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, what):
     """The root of 0 is finite, its slope is not."""
@@ -362,6 +400,32 @@ def test_the_interrupted_command_says_how_to_go_on(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(out)
     lines = (out / "log.jsonl").read_text().splitlines()
     assert len(lines) == 100 and (out / weights.WEIGHTS).exists()
+
+
+def test_a_log_has_each_step_once(tmp_path):
+    """Whatever a killed run had logged after it last saved, and half a line of it."""
+    from hkd_mini.app.cli import main
+
+    out = tmp_path / "teacher"
+    flags = ["teacher", "--preset", "toy2d", "--data", "two_moons", "--out", str(out)]
+    flags += ["--batch", "8", "--images", "400", "--checkpoint", "20"]
+
+    def crash(*arguments, write=Run.step):
+        if arguments[1] == 34:
+            raise RuntimeError("the machine lost its power")
+        return write(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "step", crash)
+        with pytest.raises(RuntimeError, match="lost its power"):
+            main(flags)
+    log = out / "log.jsonl"
+    assert len(log.read_text().splitlines()) == 34
+    with open(log, "a") as file:
+        file.write('{"step": 35, "im')
+    main([*flags, "--resume"])
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert steps == list(range(1, 51))
 
 
 if __name__ == "__main__":
