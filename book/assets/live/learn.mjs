@@ -9,7 +9,7 @@ const LEARN_STYLE = `
   .live .learn { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .4rem .6rem; max-width: 36rem; margin: 0 auto; }
   .live .learn > svg { width: 100%; }
   .live .learn-controls select { max-width: 100%; }
-  .live .learn-controls button { min-width: 6.5rem; min-height: 2.1rem; }`;
+  .live .learn-controls button { min-width: 6rem; min-height: 2.1rem; }`;
 
 /** The paths of the page in units of the board's deviation: to learn from, and to look at. */
 export function unpack({ inputs, guesses, noises, ways, coarse, deviation, times }) {
@@ -21,11 +21,20 @@ export function unpack({ inputs, guesses, noises, ways, coarse, deviation, times
   };
 }
 
-/** The panel's frame is drawn closer: these four need no numbers at the left. */
-function closer(panel, width) {
-  const [, , , height] = panel.svg.getAttribute("viewBox").split(" ");
-  panel.svg.setAttribute("viewBox", `44 0 ${width - 50} ${height}`);
+/** The frame of a panel is drawn closer: none has numbers at the left, and only one has some below. */
+function closer(panel, width, below) {
+  const height = Number(panel.svg.getAttribute("viewBox").split(" ")[3]);
+  panel.svg.setAttribute("viewBox", `50 0 ${width - 56} ${height - below}`);
   return panel;
+}
+
+/** The squares of the board, in units of its deviation: the side is half the square root of 3. */
+function squares(panel) {
+  const side = Math.sqrt(3) / 2;
+  for (let k = 0; k < 8; k++) {
+    const i = (k >> 1) - 2, j = 2 * (k & 1) - 2 + ((k >> 1) & 1), [x, y] = [i * side, j * side];
+    panel.line([[x, y], [x + side, y], [x + side, y + side], [x, y + side]], { color: "none", fill: COLORS[5], opacity: 0.13 });
+  }
 }
 
 /** Lines in the colours of their squares: set(curves) takes a list of points for each. */
@@ -43,13 +52,14 @@ function cloud(panel, colors, r) {
 /** The four panels. Returns what redraws each. */
 function stagePanels(parent, hues, some) {
   const plain = { equal: true, width: 260, xticks: [], yticks: [] }, way = some.map((i) => hues[i]);
-  const make = (title, range, alt, more = {}) =>
-    closer(axes(parent, { ...plain, x: range, y: range, title, alt, ...more }), 260);
-  const one = make("One step", [-2.2, 2.2], "Where noises that were not trained on land in one step.");
-  const on = make("On the way", [-2.2, 2.2], "What forty noises' states decode to from noise to picture, over what the teacher has.");
-  const state = make("States, the pair that moves most", [-1.1, 1.1], "The two numbers of one pair of the state, from noise to picture.");
-  const rate = make("Rates of A", [-5, 5], "Growth rates to the right, frequencies upwards, of all pairs.",
+  const make = (title, size, alt, more = {}) =>
+    closer(axes(parent, { ...plain, x: [-size, size], y: [-size, size], title, alt, ...more }), 260, more.xticks ? 0 : 16);
+  const one = make("One step", 2, "Where noises that were not trained on land in one step, over the squares of the board.");
+  const on = make("On the way", 2, "What forty noises' states decode to from noise to picture, over what the teacher has.");
+  const state = make("States, one pair", 1.1, "The two numbers of the pair that moves most, from noise to picture.");
+  const rate = make("Rates of A", 4.5, "Growth rates to the right, frequencies upwards, of all pairs.",
     { xticks: [-4, -2, 0, 2, 4], yticks: [-4, -2, 0, 2, 4] });
+  [one, on].forEach(squares);
   const wide = { color: COLORS[5], width: 5, opacity: 0.3 }, circles = rate.dots([], { color: COLORS[1], r: 5, opacity: 0.75 });
   const taught = some.map(() => on.line([], wide));
   return {
@@ -116,7 +126,7 @@ function painter(data, seen, panels) {
     panels.arrived(traced.map((curve) => curve[last]));
     const alpha = [...model.A.value.subarray(0, d / 2)], beta = [...model.A.value.subarray(d / 2)];
     panels.rates(alpha.flatMap((a, k) => [[a, beta[k]], [a, -beta[k]]]));
-    const percent = (v) => `${(100 * v).toPrecision(2).replace(/e\+2/, "00")} %`;
+    const percent = (v) => `${(100 * v).toFixed(v < 0.1 ? 1 : 0)}\u00a0%`;
     return `One step misses by ${percent(missed(end, wish))} of the board's variance, ` +
       `and with A = 0 by ${percent(missed(decoded(model, all), wish))}.`;
   };
@@ -169,10 +179,10 @@ export function mount(root, data) {
     say();
     requestAnimationFrame(frame);
   });
+  button(controls, "Start again", start);
   choice(controls, { label: "asked for", options: ["the ends alone", "ends and guesses"], value: 1 }, (v) => {
     guesses = v === 1;
     say();
   });
-  button(controls, "Start again", start);
   start();
 }
