@@ -1,7 +1,8 @@
-"""Every page is in the table of contents, and every link inside the book leads
-somewhere.
+"""Every page is in the table of contents, every link inside the book leads somewhere,
+and every name that a page imports from the package is there.
 """
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -12,6 +13,11 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 PAGES = sorted([*BOOK.glob("*.ipynb"), *BOOK.glob("*.md"), *BOOK.glob("api/*.md")])
+# In code that runs and in code that is only shown, by one name or by many in brackets.
+IMPORTED = re.compile(
+    r"^[ \t]*from[ \t]+(hkd_mini[\w.]*)[ \t]+import[ \t]+(?:\(([^)]*)\)|([^(\n]+))",
+    re.MULTILINE,
+)
 
 
 def text_of(path):
@@ -21,6 +27,27 @@ def text_of(path):
     return "\n\n".join(
         "".join(cell["source"]) for cell in found if cell["cell_type"] == "markdown"
     )
+
+
+def imported_names(text):
+    """(module, name) of every `from hkd_mini... import name` in a text."""
+    for module, many, few in IMPORTED.findall(text):
+        for name in re.sub(r"#.*", "", many or few).split(","):
+            if name.strip():
+                yield module, name.split()[0]
+
+
+def is_there(module, name):
+    """Whether `from module import name` works: an attribute, or a module inside."""
+    try:
+        if hasattr(importlib.import_module(module), name):
+            return True
+        importlib.import_module(f"{module}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name not in (module, f"{module}.{name}"):
+            raise  # something else is not installed
+        return False
+    return True
 
 
 def without_code(text):
@@ -83,6 +110,41 @@ def test_included_code_exists(path):
             ), name
         for words in re.findall(r":(?:start|end)-at: (.+)", block):
             assert words.strip("'") in included.read_text(encoding="utf-8"), words
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*PAGES, *sorted(BOOK.glob("text/*.md")), ROOT / "README.md"],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_imported_names_exist(path):
+    """Also in cells that are shown and never run, where nothing else would notice."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n\n".join(
+            "".join(cell["source"]) for cell in json.loads(text)["cells"]
+        )
+    missing = {place for place in imported_names(text) if not is_there(*place)}
+    assert not missing, f"{path.name} imports {missing}, which the package has not"
+
+
+def test_the_reader_of_shown_imports_sees_them_all():
+    text = (
+        "from hkd_mini import HKD, train as fit  # two\n"
+        "    from hkd_mini.engine.data import (\n    load_cifar10,  # moved, once\n"
+        "    rng_at,\n)\nfrom hkd_mini.diffusion import samplers\n"
+        "from numpy import pi\n"
+    )
+    found = list(imported_names(text))
+    assert found == [
+        ("hkd_mini", "HKD"),
+        ("hkd_mini", "train"),
+        ("hkd_mini.engine.data", "load_cifar10"),
+        ("hkd_mini.engine.data", "rng_at"),
+        ("hkd_mini.diffusion", "samplers"),
+    ]
+    assert [is_there(*place) for place in found] == [True, True, False, True, True]
+    assert not is_there("hkd_mini.nowhere", "HKD")
 
 
 def test_cited_papers_are_in_the_bibliography():
