@@ -4,6 +4,7 @@ network evaluations.
     python benchmarks/side_by_side.py          # each row that is missing, the students
     python benchmarks/side_by_side.py HKD      # rows of methods whose names start so
     python benchmarks/side_by_side.py --sweep  # other costs; a network half as wide
+    python benchmarks/side_by_side.py --steady # how evenly four of them train
 
 On the checkerboard of chapter 7. A teacher of 132 thousand parameters is trained once;
 every student starts from its weights (KDM, whose networks are others, from scratch) and
@@ -16,12 +17,15 @@ data; "end" the relative error to the ends of 2,000 held-out teacher paths, whic
 methods that learn the data and not the paths need not hit; "spike" the largest loss of
 the run's second half over the median of the 101 around it. The teacher and the students
 of seed 0 are kept beside the table, in half precision, with the ends of the first 1,000
-noises. Two processes of one thread.
+noises. "steady" asks of each run's second half how far the gradient's norms, before
+they are clipped, spread: the deviation of their logarithms, and the largest over the
+median. Two processes of one thread.
 """
 
 import statistics
 from dataclasses import replace
 
+import numpy as np
 import torch
 from common import (
     HKDS,
@@ -42,7 +46,7 @@ from hkd_mini.diffusion.networks import MLPConfig
 from hkd_mini.diffusion.samplers import Path, ddpm, euler, heun
 from hkd_mini.diffusion.schedule import SIGMA_MAX, karras_sigmas
 from hkd_mini.diffusion.teacher import Denoiser, train_teacher
-from hkd_mini.engine.config import TrainConfig
+from hkd_mini.engine.config import Step, TrainConfig
 from hkd_mini.engine.files import read_tensors, write_tensors
 from hkd_mini.engine.points import checkerboard
 from hkd_mini.engine.weights import data_folder
@@ -59,6 +63,7 @@ from hkd_mini.onestep.students import Matched
 RESULTS = data_folder() / "side-by-side" / "toy2d.json"
 # seed 0, one file: "method/weight", and "method/ends" of 1,000 noises
 STUDENTS = RESULTS.with_suffix(".safetensors")
+STEADY = RESULTS.with_name("steady.json")
 CACHE = RUNS / "side-by-side"
 WIDTH = 80
 NARROW = 40
@@ -76,6 +81,7 @@ RECIPE = TrainConfig(
 )
 TIMES = 3
 SEEDS = 3
+ASKED_TO_BE_STEADY = ("HKD", "HKD, A = 0", "CD", "ECM")
 STEPS = {"DDPM 1000": 1000, "DDIM 10": 10, "DDIM 100": 100, "EDM 35": 18}
 # KDM's networks are halves, as networks for points go
 COSTS = {name: method.cost for name, method in METHODS.items()} | {"KDM": 12 / 2}
@@ -131,8 +137,8 @@ def untrained(name: str, source: Denoiser) -> torch.nn.Module:
 
 def trained(
     name: str, seed: int, budget: int, width: int
-) -> tuple[torch.nn.Module, list[float]]:
-    """A method's student and its losses."""
+) -> tuple[torch.nn.Module, list[Step]]:
+    """A method's student and the steps of its training."""
     torch.manual_seed(seed)
     source = teacher(width)
     config = replace(RECIPE, images=images(name, budget), seed=seed)
@@ -145,7 +151,7 @@ def trained(
         run = distil(
             student, name, board(100_000, 0) if pairs is None else pairs, config, source
         )
-    return student, [step.loss for step in run]
+    return student, list(run)
 
 
 @torch.no_grad()
@@ -171,7 +177,7 @@ def row(
     student's weights.
     """
     torch.set_num_threads(1)
-    model, losses = (
+    model, run = (
         (teacher(width), []) if name in STEPS else trained(name, seed, budget, width)
     )
     truth = paths(teacher(width), 2_000, 9)
@@ -190,15 +196,15 @@ def row(
             points / deviation, data / deviation, generator=directions
         ),
         "end": float((end - truth.x[-1]).square().mean() / truth.x[-1].square().mean()),
-        "spike": spike(losses),
+        "spike": spike([step.loss for step in run]),
         "evaluations": {
             "DDPM 1000": 1000,
             "DDIM 10": 10,
             "DDIM 100": 100,
             "EDM 35": 35,
         }.get(name, 1),
-        "trained_on": images(name, budget) if losses else 0,
-        "cost": cost(name) if losses else None,
+        "trained_on": images(name, budget) if run else 0,
+        "cost": cost(name) if run else None,
         "parameters": sum(p.numel() for p in network.parameters()),
     }
     weights = (
@@ -207,6 +213,21 @@ def row(
         else {k: v.detach().half() for k, v in network.named_parameters()}
     )
     return found, {"ends": points[:SHOWN].half(), **weights}
+
+
+def steadiness(name: str, seed: int) -> dict:
+    """How evenly a method trains: of the second half of a run."""
+    torch.set_num_threads(1)
+    run = trained(name, seed, BUDGET, WIDTH)[1]
+    norms = np.array([step.grad_norm for step in run[len(run) // 2 :]])
+    return {
+        "method": name,
+        "seed": seed,
+        "spike": spike([step.loss for step in run]),
+        "gradient_spread": float(np.log(norms).std()),
+        "gradient_largest": float(norms.max() / np.median(norms)),
+        "steps": len(run),
+    }
 
 
 def wanted(sweep: bool) -> list[tuple]:
@@ -235,6 +256,22 @@ def floors() -> list[float]:
     ]
 
 
+def steady() -> None:
+    """Measure what the table of steadiness lacks."""
+    teacher()
+    about = {
+        "command": "python benchmarks/side_by_side.py --steady",
+        "device": device("two processes"),
+        "budget": BUDGET,
+    }
+    jobs = [(name, s) for s in range(SEEDS) for name in ASKED_TO_BE_STEADY]
+    jobs = [j for j in jobs if lacks(STEADY, {"method": j[0], "seed": j[1]})]
+    order = lambda r: (ASKED_TO_BE_STEADY.index(r["method"]), r["seed"])
+    for line in in_two_processes(steadiness, jobs):
+        add(STEADY, about, {**line, "date": today()}, order)
+        print(rounded(line), flush=True)
+
+
 def main() -> None:
     ask = parser(__doc__)
     ask.add_argument(
@@ -245,8 +282,11 @@ def main() -> None:
         action="store_true",
         help="lower costs and a narrower network, seed 0",
     )
+    ask.add_argument("--steady", action="store_true", help="how evenly four train")
     options = ask.parse_args()
     torch.set_num_threads(1)
+    if options.steady:
+        return steady()
     for width in (WIDTH, NARROW) if options.sweep else (WIDTH,):
         teacher(width)
     kept = {f"teacher/{k}": v.detach().half() for k, v in teacher().named_parameters()}

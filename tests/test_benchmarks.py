@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import re
+from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,6 +217,30 @@ def test_side_by_side_spends_the_same_on_every_method(monkeypatch, tmp_path):
     assert found[2][1].keys() == found[1][1].keys() and set(found[-1][1]) == {"ends"}, (
         "of the teacher no copy is kept"
     )
+
+
+def test_how_evenly_a_method_trains(monkeypatch, tmp_path):
+    module = script("side_by_side")
+    kind = namedtuple("kind", ("loss", "grad_norm"))
+    run = [kind(9.0, 900.0)] * 500 + [kind(1.0, 2.0)] * 500
+    run[700] = kind(5.0, 20.0)  # one spike, among the steps that count
+    monkeypatch.setattr(module, "trained", lambda *_: (None, run))
+    found = module.steadiness("HKD", 0)
+    assert found["spike"] == 5 and found["gradient_largest"] == 10
+    spread = np.log([2.0] * 499 + [20.0]).std()
+    assert found["gradient_spread"] == pytest.approx(spread)
+
+
+def test_every_ablation_is_there_once_a_seed():
+    module = script("ablations")
+    said = ("table", "name", "seed")
+    rows = json.loads(module.RESULTS.read_text(encoding="utf-8"))["rows"]
+    there = [tuple(row[k] for k in said) for row in rows]
+    assert there == [tuple(getattr(row, k) for k in said) for row in module.grid()]
+    for row in rows:
+        assert set(row) >= {"end", "end_idle", "guesses", "centred", "rate", "date"}
+        assert ("frechet" in row) == (row["table"] != "rates"), row["name"]
+        assert np.isfinite([row["end"], row["end_idle"], *row["guesses"]]).all()
 
 
 def test_side_by_side_on_pictures_spends_the_same_on_every_method(
