@@ -95,6 +95,24 @@ def test_same_eigenvalues_as_kooplearns_least_squares():
     np.testing.assert_allclose(sort(ours.eigenvalues), sort(theirs.eig()), atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    "dictionary",
+    [monomials(2, 3), gaussians(np.mgrid[-1:2, -1:2].reshape(2, -1).T * 1.0, 0.7)],
+    ids=["monomials", "gaussians"],
+)
+def test_the_unitary_fit_is_pydmds_once_the_gram_matrix_is_one(dictionary):
+    """mpEDMD is the Procrustes problem of PiDMD, in white coordinates."""
+    pydmd = library("pydmd")
+    x = np.random.default_rng(4).uniform([-1.5, -1.2], [1.5, 1.2], (301, 2))
+    y = systems.pendulum().flow(x, 0.5)
+    ours = edmd(x, y, dictionary, unitary=True)
+    psi_x, psi_y = (dictionary(state) for state in (x, y))
+    white = np.linalg.inv(np.linalg.cholesky(psi_x.T @ psi_x / len(x)))
+    theirs = pydmd.PiDMD(manifold="unitary", svd_rank=-1)
+    theirs.fit(white @ psi_x.T, white @ psi_y.T)
+    np.testing.assert_allclose(sort(ours.eigenvalues), sort(theirs.eigs), atol=1e-7)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_spring_from_its_own_data(seed):
     rng = np.random.default_rng(seed)
