@@ -180,11 +180,12 @@ def van_der_pol(mu: float = 1.0) -> System:
 
 
 def lorenz(sigma: float = 10.0, rho: float = 28.0, beta: float = 8 / 3) -> System:
-    """x_1' = sigma (x_2 - x_1), x_2' = x_1 (rho - x_3) - x_2, x_3' = x_1 x_2 - beta x_3.
+    """Lorenz's flow: x_1' = sigma (x_2 - x_1), x_2' = x_1 (rho - x_3) - x_2, x_3' = x_1
+    x_2 - beta x_3.
 
     At the default constants it is chaotic and mixing: in the mean square of its
     physical measure constants are the only eigenfunctions. Nearby paths part e-fold in
-    about 1.1 units of time, so no two processors agree on a state after some 30 of them.
+    about 1.1 units of time, so no two processors agree on a state after some 30.
     Source: Lorenz 1963, eq 25, eq 26, eq 27.
     """
 

@@ -345,7 +345,7 @@ def test_truncated_edmd_keeps_the_strong_directions():
 
 
 def swings(count, seed):
-    """States of the pendulum, uniform below an energy: a measure that its flow keeps."""
+    """States of the pendulum, uniform below an energy: its flow keeps this measure."""
     x = np.random.default_rng(seed).uniform([-2.5, -2], [2.5, 2], (3 * count, 2))
     return x[x[:, 1] ** 2 / 2 - np.cos(x[:, 0]) < 0.5][:count]
 
