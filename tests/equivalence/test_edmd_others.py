@@ -113,6 +113,18 @@ def test_the_unitary_fit_is_pydmds_once_the_gram_matrix_is_one(dictionary):
     np.testing.assert_allclose(sort(ours.eigenvalues), sort(theirs.eigs), atol=1e-7)
 
 
+def test_lorenz_is_deeptimes():
+    """Two units of time: rounding grows e-fold in about one. (Not kooplearn's, which in
+    version 2.0.3 lacks the term -x_2 in the second line.)
+    """
+    data = library("deeptime.data")
+    start = np.array([-3.0, 4.0, 22.0])
+    theirs = data.lorenz_system(h=1e-4, n_steps=5000)  # 0.5 of time a step
+    path = theirs.trajectory(start[None], 5)
+    ours = flows.trajectory(systems.lorenz(), start, 0.5 * np.arange(5))
+    np.testing.assert_allclose(ours, path.reshape(5, 3), atol=1e-5)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_spring_from_its_own_data(seed):
     rng = np.random.default_rng(seed)
