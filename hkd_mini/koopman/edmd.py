@@ -3,8 +3,11 @@
 EDMD does to a dictionary of functions of the state what DMD does to the state, so it
 fits the Koopman operator itself, compressed to their span. It does not know whether
 that span is invariant. The residual of each eigenpair does: it is computed from the
-same data and is zero only for a true one. Rows are snapshots. Chapter: 4 "EDMD".
+same data and is zero only for a true one. Of a flow that preserves a measure one knows
+more than the data say, that its operator is an isometry, and `edmd` can keep to that.
+Rows are snapshots. Chapter: 4 "EDMD".
 Source: Williams et al. 2015 (EDMD); Colbrook & Townsend 2024 (residuals).
+Source: Colbrook 2023 (mpEDMD).
 """
 
 from collections.abc import Callable
@@ -12,9 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Complex, Float, Inexact
+from scipy.linalg import polar, schur
 
 from .dmd import DMD
-from .snapshots import Snapshots, digits, double, eigen, known, rank_of
+from .snapshots import Eigen, Snapshots, digits, double, eigen, known, rank_of
 
 
 class EDMD(NamedTuple):
@@ -49,14 +53,19 @@ def edmd(
     dictionary: Callable,
     rank: int | None = None,
     dt: float = 1.0,
+    unitary: bool = False,
 ) -> EDMD:
     """Fit psi(y) = psi(x) K by least squares, K = psi(X)^+ psi(Y), and decompose it.
 
     The eigenproblem is solved in an orthonormal basis of the dictionary on the data, so
     a badly scaled dictionary does no harm. `rank` keeps that many directions of it;
     without it, a dictionary that is dependent on the data is a ValueError. `dt`, the
-    time from x to y, is what rates are measured in.
+    time from x to y, is what rates are measured in. With `unitary` the matrix of this
+    basis is the nearest unitary one to K, so every modulus is 1, and eigenfunctions are
+    orthonormal on the data: mpEDMD, for a flow that preserves the measure from which x
+    is drawn, and wrong for any other.
     Source: Williams et al. 2015.
+    Source: Colbrook 2023 (mpEDMD).
     """
     x, y, _ = known(x, y, dt)
     psi_x = dictionary(x)
@@ -83,7 +92,9 @@ def edmd(
     lift = s * Zh * scale
     # the operator in the basis Q = psi(X) lower; lift is lower's left inverse
     K = Qh @ psi_y @ lower
-    eigenvalues, W, W_inverse = eigen(K)
+    if unitary:
+        K = polar(K)[0]
+    eigenvalues, W, W_inverse = _on_the_circle(K) if unitary else eigen(K)
     unit = np.sqrt(len(x))
     right = lower @ W * unit
     left = (W_inverse @ lift / unit).conj().T
@@ -92,6 +103,17 @@ def edmd(
     return EDMD(
         eigenvalues, right, left, modes, lower @ K @ lift, residual, dictionary, dt
     )
+
+
+def _on_the_circle(K):
+    """The unitary K taken apart, with orthonormal eigenvectors also where eigenvalues
+    repeat: for a normal matrix the triangle of Schur's form is diagonal.
+    """
+    T, W = schur(K, output="complex")
+    eigenvalues = np.diag(T) / abs(np.diag(T))
+    order = np.lexsort((-eigenvalues.imag, -np.round(eigenvalues.real, 12)))
+    W = W[:, order]
+    return Eigen(eigenvalues[order], W, W.conj().T)
 
 
 def eigenfunctions(

@@ -5,8 +5,8 @@ linearly. For most systems nobody can write that operator down. For the systems 
 module somebody can, in whole or in part, so they are the ground on which every method
 of the book is tried first: a linear spiral, a slow manifold with an exact
 three-dimensional lift, the Stuart-Landau oscillator with its isostables and isochrons,
-and three that resist, each in its own way: the pendulum (a continuum of frequencies),
-Duffing (two attractors) and Van der Pol (a cycle without formulas).
+and four that resist, each in its own way: the pendulum (a continuum of frequencies),
+Duffing (two attractors), Van der Pol (a cycle without formulas) and Lorenz (chaos).
 
 States are batches, shape (..., n), as everywhere in this package. The module uses numpy
 and scipy in double precision: nothing here is learned, so nothing needs gradients, and
@@ -177,6 +177,29 @@ def van_der_pol(mu: float = 1.0) -> System:
         )
 
     return numerical("Van der Pol", field)
+
+
+def lorenz(sigma: float = 10.0, rho: float = 28.0, beta: float = 8 / 3) -> System:
+    """Lorenz's flow: x_1' = sigma (x_2 - x_1), x_2' = x_1 (rho - x_3) - x_2, x_3' = x_1
+    x_2 - beta x_3.
+
+    At the default constants it is chaotic and mixing: in the mean square of its
+    physical measure constants are the only eigenfunctions. Nearby paths part e-fold in
+    about 1.1 units of time, so no two processors agree on a state after some 30.
+    Source: Lorenz 1963, eq 25, eq 26, eq 27.
+    """
+
+    def field(x: State) -> State:
+        return np.stack(
+            [
+                sigma * (x[..., 1] - x[..., 0]),
+                x[..., 0] * (rho - x[..., 2]) - x[..., 1],
+                x[..., 0] * x[..., 1] - beta * x[..., 2],
+            ],
+            -1,
+        )
+
+    return numerical("Lorenz", field)
 
 
 def _plane(w):

@@ -95,6 +95,36 @@ def test_same_eigenvalues_as_kooplearns_least_squares():
     np.testing.assert_allclose(sort(ours.eigenvalues), sort(theirs.eig()), atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    "dictionary",
+    [monomials(2, 3), gaussians(np.mgrid[-1:2, -1:2].reshape(2, -1).T * 1.0, 0.7)],
+    ids=["monomials", "gaussians"],
+)
+def test_the_unitary_fit_is_pydmds_once_the_gram_matrix_is_one(dictionary):
+    """mpEDMD is the Procrustes problem of PiDMD, in white coordinates."""
+    pydmd = library("pydmd")
+    x = np.random.default_rng(4).uniform([-1.5, -1.2], [1.5, 1.2], (301, 2))
+    y = systems.pendulum().flow(x, 0.5)
+    ours = edmd(x, y, dictionary, unitary=True)
+    psi_x, psi_y = (dictionary(state) for state in (x, y))
+    white = np.linalg.inv(np.linalg.cholesky(psi_x.T @ psi_x / len(x)))
+    theirs = pydmd.PiDMD(manifold="unitary", svd_rank=-1)
+    theirs.fit(white @ psi_x.T, white @ psi_y.T)
+    np.testing.assert_allclose(sort(ours.eigenvalues), sort(theirs.eigs), atol=1e-7)
+
+
+def test_lorenz_is_deeptimes():
+    """Two units of time: rounding grows e-fold in about one. (Not kooplearn's, which in
+    version 2.0.3 lacks the term -x_2 in the second line.)
+    """
+    data = library("deeptime.data")
+    start = np.array([-3.0, 4.0, 22.0])
+    theirs = data.lorenz_system(h=1e-4, n_steps=5000)  # 0.5 of time a step
+    path = theirs.trajectory(start[None], 5)
+    ours = flows.trajectory(systems.lorenz(), start, 0.5 * np.arange(5))
+    np.testing.assert_allclose(ours, path.reshape(5, 3), atol=1e-5)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_the_spring_from_its_own_data(seed):
     rng = np.random.default_rng(seed)

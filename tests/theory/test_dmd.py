@@ -344,6 +344,72 @@ def test_truncated_edmd_keeps_the_strong_directions():
     np.testing.assert_allclose(eigenfunctions(fit, x) @ fit.modes, x, atol=1e-9)
 
 
+def swings(count, seed):
+    """States of the pendulum, uniform below an energy: its flow keeps this measure."""
+    x = np.random.default_rng(seed).uniform([-2.5, -2], [2.5, 2], (3 * count, 2))
+    return x[x[:, 1] ** 2 / 2 - np.cos(x[:, 0]) < 0.5][:count]
+
+
+def test_a_unitary_fit_has_moduli_one_and_orthonormal_eigenfunctions():
+    x = swings(1500, 0)
+    y = systems.pendulum().flow(x, 0.7)
+    psi = monomials(2, 4)
+    fit = edmd(x, y, psi, dt=0.7, unitary=True)
+    free = edmd(x, y, psi, dt=0.7)
+    assert abs(free.eigenvalues).min() < 0.99
+    np.testing.assert_allclose(abs(fit.eigenvalues), 1, atol=1e-14)
+    np.testing.assert_allclose(fit.rates.real, 0, atol=1e-14)
+    phi = eigenfunctions(fit, x)
+    np.testing.assert_allclose(phi.conj().T @ phi / len(x), np.eye(15), atol=1e-9)
+    # all the numbers that an EDMD promises hold for it
+    again = fit.matrix @ fit.right
+    np.testing.assert_allclose(again, fit.right * fit.eigenvalues, atol=1e-7)
+    np.testing.assert_allclose(fit.left.conj().T @ fit.right, np.eye(15), atol=1e-7)
+    # nothing is said in its favour: of one step, least squares is the better fit
+    miss = [np.linalg.norm(psi(y) - psi(x) @ f.matrix) for f in (free, fit)]
+    assert miss[0] < miss[1]
+
+
+@pytest.mark.parametrize("turn", [0.4, np.pi])
+def test_a_unitary_fit_of_a_rotation_is_edmd_and_noise_does_not_shrink_it(turn):
+    rng = np.random.default_rng(1)
+    angle = 2 * np.pi * np.arange(20_000) / 20_000  # evenly: the data keep the measure
+    path = [np.stack([np.cos(a), np.sin(a)], -1) for a in (angle, angle + turn)]
+    identity = lambda x: x
+    exact = edmd(*path, identity, unitary=True)
+    expected = np.exp([1j * turn, -1j * turn])
+    for value in expected:
+        assert abs(exact.eigenvalues - value).min() < 1e-12
+    assert exact.residuals.max() < 1e-12
+    seen = [state + 0.5 * rng.standard_normal(state.shape) for state in path]
+    # E |state|^2 is 1/2 a coordinate, that of the noise 1/4
+    free = edmd(*seen, identity)
+    kept = edmd(*seen, identity, unitary=True)
+    assert abs(free.eigenvalues) == pytest.approx([2 / 3, 2 / 3], abs=0.02)
+    assert abs(kept.eigenvalues[:, None] - expected).min(0).max() < 0.03
+
+
+def test_a_unitary_fit_hides_the_decay_of_a_damped_flow():
+    damped = systems.spiral(-0.3, 1.0)
+    angle = np.arange(12) * np.pi / 6
+    x = np.stack([np.cos(angle), np.sin(angle)], -1)
+    wrong = edmd(x, damped.flow(x, 1.0), lambda x: x, unitary=True)
+    np.testing.assert_allclose(abs(wrong.eigenvalues), 1, atol=1e-14)
+    # and its residual says so: it is 1 - e^-0.3
+    np.testing.assert_allclose(wrong.residuals, 1 - np.exp(-0.3), atol=1e-12)
+
+
+def test_a_unitary_fit_with_repeated_eigenvalues_has_a_basis():
+    x = np.random.default_rng(3).normal(size=(50, 3))
+    still = edmd(x, x, lambda x: x, unitary=True)
+    np.testing.assert_allclose(still.matrix, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(
+        np.linalg.norm(eigenfunctions(still, x), axis=0), np.sqrt(50), rtol=1e-12
+    )
+    few = edmd(x, x, lambda x: np.hstack([x, x]), rank=2, unitary=True)
+    assert abs(few.eigenvalues) == pytest.approx([1, 1]) and few.residuals.max() < 1e-9
+
+
 def test_monomials():
     psi = monomials(2, 2)
     np.testing.assert_array_equal(

@@ -153,6 +153,41 @@ def test_pendulum_period(energy):
     )
 
 
+def test_lorenz_has_its_known_rest_points_symmetry_and_contraction():
+    lorenz = systems.lorenz()
+    wing = np.sqrt(8 / 3 * 27)
+    rest = np.array([[0.0, 0, 0], [wing, wing, 27], [-wing, -wing, 27]])
+    np.testing.assert_allclose(lorenz.field(rest), 0, atol=1e-12)
+    x = np.array([[1.0, 2.0, 20.0], [-3.0, 0.5, 11.0]])
+    turned = lorenz.flow(x * [-1, -1, 1], 0.8)
+    np.testing.assert_allclose(turned, lorenz.flow(x, 0.8) * [-1, -1, 1], atol=1e-8)
+    # on its axis of symmetry the flow is linear
+    axis = lorenz.flow(np.array([0.0, 0.0, 5.0]), 0.6)
+    np.testing.assert_allclose(axis, [0, 0, 5 * np.exp(-1.6)], atol=1e-9)
+    # the divergence is the same everywhere, -(sigma + 1 + beta)
+    h = 1e-5
+    columns = [
+        (lorenz.flow(x + d, 0.3) - lorenz.flow(x - d, 0.3)) / (2 * h)
+        for d in h * np.eye(3)
+    ]
+    np.testing.assert_allclose(
+        np.linalg.det(np.stack(columns, -1)), np.exp(-0.3 * (11 + 8 / 3)), rtol=1e-4
+    )
+
+
+def test_lorenz_forgets_its_start_and_keeps_its_averages():
+    lorenz = systems.lorenz()
+    starts = np.random.default_rng(0).uniform(-8, 8, (30, 3)) + [0, 0, 25]
+    twins = np.stack([starts, starts + 1e-6])
+    path = flows.trajectory(lorenz, twins, np.arange(20.0, 30.0, 0.2))
+    assert abs(path[:, 0] - path[:, 1]).mean() > 1
+    # d(x_3)/dt and d(x_1^2)/dt have mean 0: two identities of the attractor
+    x1, x2, x3 = np.moveaxis(path, -1, 0)
+    assert np.mean(x1 * x2) == pytest.approx(8 / 3 * np.mean(x3), rel=0.02)
+    assert np.mean(x1 * x2) == pytest.approx(np.mean(x1**2), rel=0.02)
+    assert abs(x3[:, 0].mean() - x3[:, 1].mean()) < 0.5
+
+
 def test_koopman_is_linear_where_the_flow_is_not():
     duffing = systems.duffing()
     x = points(5)
