@@ -146,6 +146,8 @@ def evaluate(
     """
     if (samples is None) == (weights is None):
         raise ValueError("give either --samples FILE.npy or --weights NAME_OR_DIR")
+    if n < 2:
+        raise ValueError(f"n = {n}: a distance takes at least 2 samples")
     began = time.monotonic()
     precision = choose(precision, device())
     if samples is None:

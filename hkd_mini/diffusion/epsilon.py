@@ -59,7 +59,7 @@ class FromEpsilon(nn.Module):
     ) -> Float[Tensor, "batch ..."]:
         level = expand(sigma, x.double())
         least, *_, most = self.sigmas
-        if not ((level > 0) & (level <= most * (1 + 1e-9))).all():
+        if not ((level > 0) & (level <= most * (1 + 1e-6))).all():
             raise ValueError(
                 f"sigma = {float(level.max()):.6g}: this network knows levels up to "
                 f"{most:.6g}; start there"

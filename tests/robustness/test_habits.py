@@ -74,6 +74,16 @@ def test_classes_that_are_asked_for(model, tmp_path, capsys):
     assert "has none" in ends(capsys, *words, "--out", tmp_path / "y.npz")[2]
 
 
+def test_other_sizes_are_not_judged_by_cifar10(model, capsys, monkeypatch):
+    """Refused before anything is drawn, where nothing says what it was trained on."""
+    from hkd_mini.app import evaluation
+
+    monkeypatch.setattr(evaluation, "draw", lambda *_, **__: 1 / 0)
+    status, _, err = ends(capsys, "evaluate", "--weights", model, "--n", 4)
+    assert status == 2 and "samples of shape (3, 8, 8): wanted (3, 32, 32)" in err
+    assert "--help" in err
+
+
 def test_pictures_are_saved_from_python(tmp_path):
     x = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     save_images(x, tmp_path / "x.npy")
@@ -87,7 +97,7 @@ def test_pictures_are_saved_from_python(tmp_path):
 def test_info_says_whether_the_generator_is_needed(model, capsys):
     """By what it does to samples; a generator of zeros is idle."""
     status, said, _ = ends(capsys, "info", "hkd-cifar10-tiny")
-    assert status == 0 and "A: needed" in said and "0.93 million" in said
+    assert status == 0 and "A: needed" in said and "million parameters" in said
     assert "clock: rho" in said and "rates: growth" in said and "(3, 32, 32)" in said
     card = (ROOT / "data" / "hkd-cifar10-tiny" / "README.md").read_text()
     assert card.strip() in said
