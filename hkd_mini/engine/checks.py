@@ -132,6 +132,8 @@ def check_of(hint: Any, default: Any = None) -> Check | None:
         return functools.partial(_list, check_of(typing.get_args(hint)[0]))
     if origin is abc.Callable or hint is Callable:
         return _callable
+    if hint is bool:
+        return _truth
     if hint is str:
         return functools.partial(_of_kind, (str, os.PathLike), None)
     kind = origin or hint
@@ -176,6 +178,13 @@ def _of_kind(
 def _callable(name: str, value: Any) -> None:
     if not callable(value):
         raise TypeError(f"{name} is {described(value)}: wanted a function")
+
+
+def _truth(name: str, value: Any) -> None:
+    if not isinstance(value, bool | np.bool_) and not (
+        isinstance(value, int) and value in (0, 1)
+    ):
+        raise TypeError(f"{name} is {described(value)}: wanted True or False")
 
 
 def _whole(name: str, value: Any) -> None:

@@ -97,7 +97,8 @@ def sizes(words, rest):
 
 def world(folder):
     """What arguments are made of: by name of a parameter, or by its type."""
-    importlib.import_module("accelerate")  # takes seconds, and no call of ours
+    for slow in ("accelerate", "torch._dynamo"):  # seconds, and no call of ours
+        importlib.import_module(slow)
     torch.manual_seed(0)
     denoiser = Denoiser(NET).eval()
     model = HKD.from_teacher(denoiser)
@@ -524,6 +525,7 @@ def main():
     parse.add_argument("--calls", type=int, default=1000)
     parse.add_argument("--commands", type=int, default=60)
     parse.add_argument("--only", default="", help="titles that hold this")
+    parse.add_argument("--accepted", action="store_true", help="show these too")
     asked = parse.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -541,7 +543,11 @@ def main():
             with contextlib.redirect_stdout(io.StringIO()):
                 end = run(function, given, argument, value)
             counts[end if end in ("refused", "accepted") else "fault"] += 1
-            if end not in ("refused", "accepted"):
+            if (
+                end == "accepted"
+                and asked.accepted
+                or end not in ("refused", "accepted")
+            ):
                 shown = hkd_mini.engine.checks.described(value)
                 faults.append(f"{title}({argument} = {shown}): {end}")
         for line in some(list(words(folder)), asked.commands, rng):
