@@ -104,7 +104,7 @@ def estimate(
     once = _evaluation(model, some)
     with torch.random.fork_rng(), computing(choose(config.precision, device), device):
         of_one = _kept_bytes(one)  # weights in half precision among them
-        took = []
+        took: list[float] = []
         kept = 0
         while not took or (len(took) < 3 and sum(took) < 2):  # the first one warms up
             began = time.monotonic()

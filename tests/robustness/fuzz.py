@@ -142,6 +142,8 @@ def world(folder):
         "s": 0.2,
         "u": torch.tensor([0.3, 0.6]),
         "sigma": 1.0,
+        "loop.fit.batch": lambda step, share: {"x": noise[share]},
+        "loop.fit.loss": lambda model, progress, x: {"loss": model(x, 1.0).mean()},
         "sigma_u": torch.tensor([0.5, 1.0]),
         "key": "alpha",
         "trajectories": PathsInMemory(path),
@@ -331,7 +333,8 @@ def calls(things):
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
             hint = hints.get(name, typing.Any)
-            given[name] = good(name, hint, parameter.default, things)
+            special = things[0].get(f"{title}.{name}")
+            given[name] = special or good(name, hint, parameter.default, things)
             names.append((name, hint))
         if owner is not None and given.get("self") is None:
             continue
@@ -492,7 +495,7 @@ def words(folder):
 def command(line):
     """What a command ends in."""
     said = io.StringIO()
-    signal.setitimer(signal.ITIMER_REAL, 6 * SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, 12 * SECONDS)
     try:
         with (
             contextlib.redirect_stdout(io.StringIO()),
