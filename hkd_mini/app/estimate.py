@@ -41,7 +41,7 @@ def announce(
     model: nn.Module,
     shape: tuple[int, ...],
     config: TrainConfig,
-    cost: float,
+    cost: int,
     at_once: int = 1,
     yes: bool = False,
 ) -> None:
@@ -87,7 +87,7 @@ def estimate(
     model: nn.Module,
     shape: tuple[int, ...],
     config: TrainConfig,
-    cost: float,
+    cost: int,
     at_once: int = 1,
 ) -> Estimate:
     """Time, memory and disk of training `model` on examples of `shape` by `config`.
@@ -95,25 +95,28 @@ def estimate(
     `cost` is what an example costs in evaluations of the network (a forward pass counts
     1, a gradient 2 more), `at_once` how many points of it are in memory together.
     """
-    few = max(1, min(config.batch, ENOUGH // math.prod(shape)))
+    few = max(2, min(config.batch, ENOUGH // math.prod(shape)))
     device = machine.device()
     training = model.training
     model.to(device).eval()
-    once = _evaluation(model, torch.zeros(few, *shape, device=device))
+    some = torch.zeros(few, *shape, device=device)
+    one = _evaluation(model, some[:1])
+    once = _evaluation(model, some)
     with torch.random.fork_rng(), computing(choose(config.precision, device), device):
+        of_one = _kept_bytes(one)  # weights in half precision among them
         took: list[float] = []
         kept = 0
         while not took or (len(took) < 3 and sum(took) < 2):  # the first one warms up
             began = time.monotonic()
             kept = _kept_bytes(once)
             took.append(time.monotonic() - began)
-        seconds = min(took) / few
+    each = (kept - of_one) / (few - 1)
     model.train(training)
     weights = sum(p.numel() for p in model.parameters())
     return Estimate(
         weights,
-        config.steps * config.batch * cost * seconds,
-        4 * COPIES * weights + config.batch * at_once * kept / few,
+        config.steps * config.batch * cost * min(took) / few,
+        4 * COPIES * weights + of_one + (config.batch * at_once - 1) * each,
         (3 * 16 + 2) * weights,  # two checkpoints, one under way, the weights
     )
 
@@ -145,7 +148,7 @@ def _kept_bytes(once: Callable[[], Tensor]) -> int:
     return sum(kept.values())
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """A time in the unit that suits it."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
@@ -153,5 +156,5 @@ def duration(seconds: float) -> str:
     return f"{_short(max(1.0, seconds))} seconds"
 
 
-def _short(number: float) -> str:
+def _short(number: float | int) -> str:
     return f"{number:.2g}" if number < 10 else f"{number:,.0f}"

@@ -114,8 +114,8 @@ def logged(steps: Iterator[Step], config: TrainConfig, out: str) -> Step | None:
     )  # no bar before a step
     with contextlib.ExitStack() as until_the_end:
         until_the_end.enter_context(bar)
-        kept = None
-        board = None
+        kept: TextIO | None = None
+        board: Any = None
         for last in steps:
             if kept is None:
                 # resumed: what was done before is not this run's speed

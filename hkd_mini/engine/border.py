@@ -148,7 +148,7 @@ def _stepwise(steps: types.GeneratorType) -> Iterator:
 
 def _plan(function: Callable) -> Plan:
     """Place, name and check of each argument that has one."""
-    hints = typing.get_type_hints(inspect.unwrap(function))
+    hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
     plan = []
     for place, given in enumerate(inspect.signature(function).parameters.values()):
         plain = given.kind not in (given.VAR_POSITIONAL, given.VAR_KEYWORD)

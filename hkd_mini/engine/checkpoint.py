@@ -35,7 +35,8 @@ def save(
     the moments of `adam`, random numbers (of `device` too), and what `same_run`
     compares, the `description`, with the `precision` that it computed in. With `keep`
     the checkpoint that was there stays, as BEFORE. `instead` has what is written in
-    place of what has moved on since: random numbers, buffers.
+    place of what has moved on since: random numbers, buffers; in a hurry, so that the
+    disk is not waited for.
     """
     tensors = {
         f"{name}.{k}": v
@@ -50,7 +51,8 @@ def save(
         "config": json.dumps(description),
         "precision": precision,
     }
-    write_tensors(path, tensors, meta, path.with_name(BEFORE) if keep else None)
+    before = path.with_name(BEFORE) if keep else None
+    write_tensors(path, tensors, meta, before, durable=instead is None)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

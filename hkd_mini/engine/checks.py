@@ -3,7 +3,7 @@
 Each looks at one thing and says in one sentence what it found and what was wanted:
 TypeError for another kind of thing, ValueError for the rest. `check_of` makes a check
 from an annotation of a signature, `border` calls them. Numbers may be given as Python
-has them, numpy or torch, and whole ones where real ones are wanted. Chapter: none.
+has them or numpy, and whole ones where real ones are wanted. Chapter: none.
 Source: jaxtyping (shapes; one name is one length in all arguments of a call).
 """
 
@@ -20,7 +20,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import AbstractArray
 from torch import Tensor, nn
 
@@ -132,6 +131,8 @@ def check_of(hint: Any, default: Any = None) -> Check | None:
         return functools.partial(_list, check_of(typing.get_args(hint)[0]))
     if origin is abc.Callable or hint is Callable:
         return _callable
+    if hint is bool:
+        return _truth
     if hint is str:
         return functools.partial(_of_kind, (str, os.PathLike), None)
     kind = origin or hint
@@ -178,6 +179,13 @@ def _callable(name: str, value: Any) -> None:
         raise TypeError(f"{name} is {described(value)}: wanted a function")
 
 
+def _truth(name: str, value: Any) -> None:
+    if not isinstance(value, bool | np.bool_) and not (
+        isinstance(value, int) and value in (0, 1)
+    ):
+        raise TypeError(f"{name} is {described(value)}: wanted True or False")
+
+
 def _whole(name: str, value: Any) -> None:
     try:
         operator.index(value)
@@ -204,10 +212,6 @@ def _list(check: Check | None, name: str, value: Any) -> None:
 def _array(hint: Any, name: str, value: Any, looks: bool = True) -> None:
     if issubclass(hint.array_type, Tensor):
         _of_kind(Tensor, None, name, value)
-        stand_ins: list[Any] = [
-            torch.empty((), dtype=d) for d in (torch.float32, torch.complex64)
-        ]
-        whole = not (value.is_floating_point() or value.is_complex())
     else:
         try:
             value = np.asanyarray(value)
@@ -215,18 +219,22 @@ def _array(hint: Any, name: str, value: Any, looks: bool = True) -> None:
             raise TypeError(f"{name} is no array of numbers: {error}") from error
         if value.dtype.kind not in "biufc":
             raise TypeError(f"{name} is {described(value)}: wanted numbers")
-        stand_ins = [np.zeros((), d) for d in (np.float64, np.complex128)]
-        whole = value.dtype.kind in "biu"
-    fits = isinstance(value, hint)
-    for one in stand_ins if whole else stand_ins[1:]:  # a real number is a complex one
-        shape = tuple(value.shape)
-        tensor = isinstance(one, Tensor)
-        one = one.expand(shape) if tensor else np.broadcast_to(one, shape)
-        fits = fits or isinstance(one, hint)
-    if not fits:
+    if not isinstance(value, hint) and not _fits_wider(hint, value):
         word = _WORDS.get(hint.dtype.__name__, hint.dtype.__name__)
         raise ShapeError(
             f"{name} is {described(value)}: wanted {word} of shape ({hint.dim_str})"
         )
     if looks:
         finite(name, value)
+
+
+def _fits_wider(hint: Any, value: Any) -> bool:
+    """Whether `hint` means an array of the shape of `value`, with whole numbers as real
+    ones and real ones as complex. Not of torch, whose whole numbers stay whole.
+    """
+    if isinstance(value, Tensor):
+        return False
+    whole = value.dtype.kind in "biu"
+    types = (np.float64, np.complex128)[not whole :]
+    shape = tuple(value.shape)
+    return any(isinstance(np.broadcast_to(d(0), shape), hint) for d in types)

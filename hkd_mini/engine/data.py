@@ -98,9 +98,10 @@ def batch_indices(n: int, batch: int, seed: int, step: int) -> Int64[Tensor, " b
     run across epochs.
     """
     seed = checked_seed(seed)
-    if n < 1 or batch < 1 or step < 0:
+    if n < 1 or not 1 <= batch <= 2**31 or step < 0:
         raise ValueError(
-            f"got {n=}, {batch=}, {step=}; wanted n, batch >= 1 and step >= 0"
+            f"got {n=}, {batch=}, {step=}; wanted n, batch >= 1 and step >= 0, and no "
+            "batch beyond 2^31"
         )
     start = step * batch
     end = (step + 1) * batch

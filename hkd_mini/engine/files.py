@@ -15,13 +15,28 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Callable
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
 
 SEAL = "sha256"  # the header's key
 UNSEALED = b"0" * 64  # what stands in its place while the file is hashed
+# safetensors' names of what we keep
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.complex64: "C64",
+}
 
 
 def try_folder(folder: str | os.PathLike, size: float | int = 0) -> None:
@@ -67,19 +82,27 @@ def try_file(file: str | os.PathLike, size: float | int = 0) -> None:
 
 
 def write_atomic(
-    path: str | os.PathLike, content: bytes, before: str | os.PathLike | None = None
+    path: str | os.PathLike,
+    content: bytes | Callable[[BinaryIO], None],
+    before: str | os.PathLike | None = None,
+    durable: bool = True,
 ) -> None:
     """Write the file `path` so that a reader, or a crash, meets the old content or the
     new, never a half. The old file is kept as `before`, if that is given.
+
+    `content` is bytes, or writes them into the file that it is given. Without `durable`
+    only a crash of the process is thought of, not of the machine: it is not waited for
+    the disk.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
-            file.write(content)
+            content(file) if callable(content) else file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         if before is not None and path.exists():
             os.replace(path, before)  # a crash here leaves the old file, as `before`
         os.replace(part, path)
@@ -133,44 +156,48 @@ def check(path: str | os.PathLike) -> None:
         )
 
 
-def sealed(content: bytes) -> bytes:
-    """`content`, a safetensors file, with its own SHA-256 in the header, taken with
-    zeros in that place; remarks in a fixed order.
-
-    So equal tensors and remarks are equal bytes; safetensors alone writes remarks in an
-    order that changes from run to run.
-    """
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    header["__metadata__"] = dict(
-        sorted({**header.get("__metadata__", {}), SEAL: UNSEALED.decode()}.items())
-    )
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    length = len(text).to_bytes(8, "little")
-    tensors = memoryview(content)[8 + size :]
-    digest = hashlib.sha256(length + text)
-    digest.update(tensors)
-    return b"".join(
-        [length, text.replace(UNSEALED, digest.hexdigest().encode(), 1), tensors]
-    )
-
-
 def write_tensors(
     path: str | os.PathLike,
     tensors: dict[str, torch.Tensor],
     metadata: dict[str, str] | None = None,
     before: str | os.PathLike | None = None,
+    durable: bool = True,
 ) -> None:
     """Write tensors as one safetensors file `path`, atomically, with `metadata` and the
-    file's SHA-256 in the header; the old file is kept as `before`, if that is given.
+    file's SHA-256 in the header; `before` and `durable` as in `write_atomic`.
+
+    Equal tensors and remarks are equal bytes. Nothing is copied: the file is hashed as
+    it is written, and the digest put in its place last. Raises ValueError for numbers
+    that the format has no name for.
     """
-    write_atomic(
-        path,
-        sealed(
-            serialize(
-                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata
-            )
-        ),
-        before,
-    )
+    parts = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    if strange := [k for k, v in parts.items() if v.dtype not in _NAMES]:
+        raise ValueError(
+            f"{strange[0]} is of {parts[strange[0]].dtype}: not to be kept"
+        )
+    # wide numbers first, so that each starts at a multiple of its size
+    order = sorted(parts, key=lambda k: (-parts[k].element_size(), k))
+    remarks = sorted({**(metadata or {}), SEAL: UNSEALED.decode()}.items())
+    header: dict[str, dict] = {"__metadata__": dict(remarks)}
+    end = 0
+    for name in order:
+        x = parts[name]
+        begin = end
+        end += x.nbytes
+        described = {"dtype": _NAMES[x.dtype], "shape": list(x.shape)}
+        header[name] = described | {"data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    head = len(text).to_bytes(8, "little") + text
+
+    def write(file: BinaryIO) -> None:
+        digest = hashlib.sha256(head)
+        file.write(head)
+        for name in order:
+            content = parts[name].reshape(-1).view(torch.uint8).numpy().data
+            digest.update(content)
+            file.write(content)
+        file.seek(head.index(UNSEALED))
+        file.write(digest.hexdigest().encode())
+
+    write_atomic(path, write, before, durable)

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from torch import nn
 
+from .border import inside
 from .checkpoint import begun
 from .config import Step, TrainConfig
 from .run import Batch, Run, restore_parts
@@ -29,12 +30,17 @@ def ahead(
     """
     if not steps:
         return
+
+    def drawn(step: int) -> Batch:
+        with inside():  # each thread has a border of its own
+            return draw(step)
+
     with ThreadPoolExecutor(1, "batches") as pool:
-        coming = pool.submit(draw, steps.start)
+        coming = pool.submit(drawn, steps.start)
         for step in steps:
             batch = coming.result()
             if step + 1 < steps.stop:
-                coming = pool.submit(draw, step + 1)
+                coming = pool.submit(drawn, step + 1)
             yield step, batch
 
 

@@ -124,6 +124,7 @@ class Run:
         }
         self.moving = threading.Lock()  # held while weights change
         self.stopped = False  # whether the loop is leaving by itself
+        self.saved = 0  # steps that need no saving
         self.mark(0)
 
     @cached_property
@@ -183,9 +184,11 @@ class Run:
         with self.moving:  # and never let go: the process ends
             if self.stopped:
                 return ""
-            if self.path is not None:
-                self.save(self.done, self.before_step)
-            return f"stopped in step {self.done + 1}, saved after step {self.done}"
+            where = f"stopped in step {self.done + 1}"
+            if self.path is None or self.done == self.saved:
+                return f"{where}, and nothing is lost"
+            self.save(self.done, self.before_step)
+            return f"{where}, saved after step {self.done}"
 
     @torch.no_grad()
     def _average(self, beta: float) -> None:
@@ -208,18 +211,18 @@ class Run:
         """
         if self.path is not None and self.accelerator.is_main_process:
             models = {"model": self.model, "ema": self.ema}
+            state = (models, self.adam, self.device)
             checkpoint.save(
                 self.path,
-                models,
-                self.adam,
-                self.device,
+                *state,
                 step,
                 self.description,
                 self.precision,
-                not self.damaged,
-                instead,
+                keep=not self.damaged,
+                instead=instead,
             )
             self.damaged = False
+        self.saved = step
 
     def load(self) -> int:
         """Take up the last whole checkpoint in `out` if there is one; the number of
@@ -243,4 +246,5 @@ class Run:
         models = {"model": self.model, "ema": self.ema}
         checkpoint.restore(path, tensors, models, self.adam, self.device)
         self.mark(saved["step"])
+        self.saved = saved["step"]
         return saved["step"]

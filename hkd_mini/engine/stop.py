@@ -17,8 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-PATIENCE = 1.5  # seconds for a step to end by itself
-DEADLINE = 9.0  # seconds until the process ends, whatever it does
+PATIENCE = 0.5  # seconds for a step to end by itself
+DEADLINE = 8.5  # seconds until the process ends, whatever it does
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ours = threading.Event()  # whether the process may be ended
 

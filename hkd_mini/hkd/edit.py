@@ -1,5 +1,4 @@
-"""Editing a picture on its way: mix, scale, fill in and colour, in the states of an
-HKD.
+"""Editing a picture on its way: mix, scale, fill in, colour, in the states of an HKD.
 
 A state is a list of pairs that move independently, so an edit is a weight for each
 pair: which bands, where in the picture, how much. Mixing a reference's states z' into
@@ -9,10 +8,9 @@ generated ones,
 
 is linear and diagonal in the pairs, as the evolution is, and so the two commute: an
 edit at any time equals the same edit at the end. What the time decides is how the
-reference was encoded: at which noise level it was looked at. With the linear read-out
-the picture moves by one picture times the ratio. Inpainting and colourisation repeat
-one step: jump to the picture, put back what is known, go back to a lower noise level;
-one evaluation a round. Chapter: 14 "Edit a picture on its way".
+reference was encoded: at which noise level it was looked at. Inpainting and
+colourisation repeat one step: jump to the picture, put back what is known, go back to a
+lower noise level; one evaluation a round. Chapter: 14 "Edit a picture on its way".
 Source: HKD section 4.3; consistency models (arXiv 2303.01469), algorithm 4.
 """
 
@@ -214,7 +212,9 @@ def inpaint(
 
 
 def luminance(images: Float[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch h w"]:
-    """Brightness of `images`, in their own range. Source: ITU-R BT.601."""
+    """Brightness of `images`, in their own range.
+    Source: ITU-R BT.601.
+    """
     return torch.einsum("...chw,c->...hw", images, images.new_tensor(LUMA))
 
 

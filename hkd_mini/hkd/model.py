@@ -47,9 +47,7 @@ class Moving(Protocol):
 
 @runtime_checkable
 class Lifting(Moving, Protocol):
-    """Whatever has states, a clock, and a way back to pictures, as an `HKD` has: what
-    the losses of `objective` ask for.
-    """
+    """Whatever has states, a clock and a way back, as an `HKD`: what losses ask for."""
 
     @property
     def clock(self) -> Clock:
@@ -96,6 +94,7 @@ class HKD(nn.Module, Saved):
         """An HKD with the halves of `denoiser` as encoder and decoder, and with A = 0;
         with the linear read-out both halves are the encoder.
         Source: HKD algorithm 1, lines 3 and 4.
+
         Raises ValueError when `config.network` is not the teacher's.
         """
         config = config or HKDConfig(network=denoiser.config)
@@ -136,6 +135,7 @@ class HKD(nn.Module, Saved):
         """Lift x_t (batch, *shape), at noise level clock.sigma(t), to states (batch,
         d_l, h_l, w_l).
         Source: HKD eq 2.
+
         Raises ValueError for x of another shape, or for level 0 (a sampled path's last
         point), which an encoder told the level cannot be told: give `clock.eps` there.
         """

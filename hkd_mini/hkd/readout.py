@@ -105,8 +105,11 @@ def two_sides(
     network: UNetConfig | MLPConfig, readout: str, pairs: int
 ) -> tuple[nn.Module, nn.Module]:
     """What comes before the evolution and what comes after it, for a `readout` of
-    "network" or "linear"; `pairs` a state for the linear one of pictures.
+    "network" or "linear", a ValueError for another; `pairs` a state for the linear one
+    of pictures.
     """
+    if readout not in ("network", "linear"):
+        raise ValueError(f"readout = {readout!r}: one of network, linear")
     if readout == "network":
         return halves(network)
     if isinstance(network, MLPConfig):

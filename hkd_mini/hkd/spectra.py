@@ -174,8 +174,8 @@ def band_masks(
     each state, or within each group of `groups` (see `ranks`). Raises ValueError for
     fewer than one band.
     """
-    if bands < 1:
-        raise ValueError(f"bands = {bands}: need at least 1")
+    if not 1 <= bands <= 10**6:
+        raise ValueError(f"bands = {bands}: need at least 1, at most a million")
     cuts = [i / bands for i in range(bands + 1)]
     parts = [
         interval_masks(eigenvalues, low, high, key, groups)

@@ -100,7 +100,11 @@ class FeatureDistance(nn.Module):
 def unit(
     f: Float[Tensor, "batch c h w"], tiny: float = 1e-8
 ) -> Float[Tensor, "batch c h w"]:
-    """Every location's vector of f at length 1; `tiny` keeps a vector of 0 at 0."""
+    """Every location's vector of f at length 1; `tiny`, above 0, keeps a vector of 0 at
+    0. ValueError for another.
+    """
+    if not tiny > 0:
+        raise ValueError(f"tiny = {tiny}: above 0")
     return f * (f.square().sum(1, keepdim=True) + tiny).rsqrt()
 
 

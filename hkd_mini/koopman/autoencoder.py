@@ -40,6 +40,10 @@ class MLP(nn.Module):
 
     def __init__(self, n: int, m: int, width: int = 64, depth: int = 2):
         super().__init__()
+        if width < 1 or not 1 <= depth <= 1000:
+            raise ValueError(
+                f"width = {width}, depth = {depth}: 1 or more, depth to 1000"
+            )
         self.skip = nn.Linear(n, m, bias=False)
         self.first = nn.Linear(n, width)
         self.last = nn.Linear(width, m)

@@ -64,15 +64,15 @@ def folder(request, tmp_path):
 
 
 def test_a_field_that_is_none(folder):
-    """Every field with other values: the same model, or a ValueError that names the
-    file.
+    """Every field with other values, a third of them each: the same model, or a
+    ValueError that names the file.
     """
     path = folder / weights.CONFIG
     saved = json.loads(path.read_text())
     whole = load(folder)
     refused = 0
-    for place in places(saved["config"]):
-        for value in OTHERS:
+    for number, place in enumerate(places(saved["config"])):
+        for value in OTHERS[number % 3 :: 3]:
             path.write_text(json.dumps(altered(saved, place, value)))
             try:
                 model = load(folder)
@@ -85,7 +85,7 @@ def test_a_field_that_is_none(folder):
         path.write_text(json.dumps(altered(saved, place, name=place[-1] + "s")))
         with pytest.raises(ValueError, match=f"config.json: .*has no {place[-1]}s"):
             load(folder)
-    assert refused > 8 * len(list(places(saved["config"])))
+    assert refused > 2.5 * len(list(places(saved["config"])))
 
 
 def test_a_description_that_is_no_json(capsys, folder):

@@ -95,5 +95,5 @@ def test_features_that_are_none_are_in_no_manifold():
     for name in ("real", "fake"):
         given = {"real": points, "fake": points.clone()}
         given[name] = given[name].index_fill(0, torch.tensor([4]), math.nan)
-        with pytest.raises(ValueError, match=f"{name} holds features that are not"):
+        with pytest.raises(ValueError, match=f"{name} holds numbers that are not fin"):
             precision_recall(**given)
