@@ -31,7 +31,7 @@ class About(NamedTuple):
 
 
 class Own(nn.Module):
-    """The denoiser D(x; sigma) that is `function`(x, sigma) or (x, sigma, labels).
+    """The denoiser D(x; sigma) that a `function` (x, sigma) or (x, sigma, labels) is.
 
     function: takes x (batch, *shape) at level sigma, a tensor of no dimension, and
     labels (batch,) or None; returns the guess in x's shape. `noise`, `shape`, `labels`
