@@ -103,6 +103,8 @@ def _guarded(function: Callable, title: str) -> Callable:
             try:
                 result = function(*args, **kwargs)
             except FROM_BELOW as error:
+                if type(error).__name__ in (function.__doc__ or ""):  # announced there
+                    raise
                 words = ", ".join(f"{k} = {described(v)}" for k, v in given.items())
                 raise ValueError(f"{title}: {error}; given {words}") from error
         return _stepwise(result) if isinstance(result, types.GeneratorType) else result

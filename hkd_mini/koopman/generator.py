@@ -16,9 +16,13 @@ Chapters: 2 "Exact lifts", 9 "The architecture".
 Source: HKD eq 3, HKD eq 4, HKD appendix D.4 (arXiv 2510.12220).
 """
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor, nn
+
+from ..engine.checks import HOLES
 
 
 class KoopmanGenerator(nn.Module):
@@ -81,7 +85,7 @@ class KoopmanGenerator(nn.Module):
         z: Float[Tensor, "batch d h w"],
         dt: float | Float[Tensor, "#batch"] | Float[Tensor, "#batch #pairs #h #w"],
         mask: Shaped[Tensor, "..."] | None = None,
-        out: Float[Tensor, "batch d h w"] | None = None,
+        out: Annotated[Float[Tensor, "batch d h w"], HOLES] | None = None,
     ) -> Float[Tensor, "batch d h w"]:
         """Move states by dt: e^{A dt} z, exact for any dt, negative too.
 

@@ -199,7 +199,8 @@ def test_some_paths_get_no_class(tmp_path):
     batch = stored.gather(torch.arange(6), torch.zeros(6, 1).long())
     without = batch["labels"] == -1
     assert 0 < without.sum() < 6
-    wish = heun(load(good), batch["x"][without, 0], karras_sigmas(4))
+    none = batch["labels"][without]
+    wish = heun(load(good), batch["x"][without, 0], karras_sigmas(4), none)
     ends = batch["end"][without]
     torch.testing.assert_close(ends, wish.x[-1], rtol=2e-3, atol=2e-3)
 
