@@ -33,7 +33,7 @@ PLACES = {
     16: (5, "KDM", 1, 8),
     17: (5, "Compare", 2, 9),
     18: (5, "Limits", 3, 8),
-    19: (6, "Yours", 0, 10),
+    19: (6, "Yours", 1, 10),
 }
 # Corners of arrows that would otherwise run through a box: a column, and the chapter
 # at whose height it is.
@@ -45,6 +45,7 @@ CORNERS = {
     (8, 17): [(3.48, 8), (3.48, 17)],
     (9, 15): [(1.46, 11), (1.46, 15)],
     (11, 14): [(1.5, 15), (1.5, 14)],
+    (11, 19): [(2.5, 11), (2.5, 19)],
 }
 WIDTH = 360
 BOX = (74, 40)
