@@ -30,8 +30,8 @@ class HKDConfig:
     alone, so that states are observables in Koopman's sense."""
     anchored: bool = False
     """Whether the encoder names each pair where it is largest on the way, at T or at
-    eps, and A brings it from there to t. What is learned is then the same all along a
-    path."""
+    eps, and A brings it from there to t, so that the encoder uses A as well. What is
+    learned is then the same all along a path."""
     spatial: str = "local"
     """local (A at every location) or shared."""
     koopman: bool = True

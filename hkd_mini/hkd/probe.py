@@ -24,10 +24,10 @@ from .terms import unit_contrast
 
 
 class Still(NamedTuple):
-    """A model with A = 0 at inference: encoder and decoder are `model`'s, and states
-    stay where they are.
+    """A model with A = 0 in the evolution: encoder and decoder are `model`'s, and
+    states stay where they are.
 
-    Goes wherever a model is measured, and shows what A is worth.
+    Shows what A moves. An anchored encoder uses A too: here it keeps it.
     """
 
     model: Lifting
@@ -94,10 +94,10 @@ class Answers(NamedTuple):
 class Probe(NamedTuple):
     """What held-out paths say about a model.
 
-    with_A: what the model achieves. without_A: the same with A = 0 at inference; where
-    both are alike, the generator does nothing. largest_rates: the largest |alpha + i
-    beta| of each state times T - eps, so that clocks compare: e-folds or radians on the
-    way from noise to picture. size_of_states: mean norm of each state of the noise.
+    with_A: what the model achieves. without_A: the same with A = 0 in the evolution;
+    where both are alike, A moves nothing that counts. largest_rates: the largest |alpha
+    + i beta| of each state times T - eps, so that clocks compare: e-folds or radians on
+    the way from noise to picture. size_of_states: mean norm of each state of the noise.
     """
 
     with_A: Answers
