@@ -255,7 +255,7 @@ def tiny_claims() -> list[dict]:
             "end",
             1e-4,
         ),
-        ("tiny-end-idle", "the same with A set to 0", "idle", 1e-3),
+        ("tiny-end-idle", "the same with states left as encoded", "idle", 1e-3),
         (
             "tiny-guesses-most",
             "mean squared error to the guess at the level where it is greatest",
