@@ -30,6 +30,7 @@ KINDS = (
     "editing.json",
     "modes.json",
     "toy2d.json",
+    "steady.json",
     "cifar10-mini.json",
     "kdm.json",
 )

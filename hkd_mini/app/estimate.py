@@ -96,7 +96,7 @@ def estimate(
     1, a gradient 2 more), `at_once` how many points of it are in memory together.
     """
     few = max(2, min(config.batch, ENOUGH // math.prod(shape)))
-    device = machine.device()
+    device = torch.device(machine.device())  # as a run names it
     training = model.training
     model.to(device).eval()
     some = torch.zeros(few, *shape, device=device)

@@ -7,7 +7,6 @@ pictures".
 Source: Ho et al. 2020 (DDPM); Salimans & Ho 2022 (v).
 """
 
-import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..engine.from_json import read_json
 from ..engine.mend import mend_torchvision
 from .own import About
 from .schedule import Noise, expand
@@ -135,10 +135,9 @@ def is_diffusers(folder: str | os.PathLike) -> bool:
     if (path / "model_index.json").is_file() or (path / "unet").is_dir():
         return True
     try:
-        said = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        return "_class_name" in read_json(path / "config.json")
     except (OSError, ValueError):
         return False
-    return isinstance(said, dict) and "_class_name" in said
 
 
 def diffusers_teacher(
@@ -173,7 +172,7 @@ def diffusers_teacher(
             raise FileNotFoundError(
                 f"{file}: no such file; wanted a folder of diffusers'"
             )
-    said = json.loads((schedule / "scheduler_config.json").read_text(encoding="utf-8"))
+    said = read_json(schedule / "scheduler_config.json")
     kind = said.get("_class_name", "DDPMScheduler")
     if kind.removesuffix("Scheduler") not in SCHEDULERS:
         raise ValueError(

@@ -118,7 +118,6 @@ def make(
     """
     _check(n, batch, steps, no_class, out)
     try_folder(out, 2 * n * min(times, steps + 1) * math.prod(shape) * (1 + guesses))
-    seed = checked_seed(seed)
     out = pathlib.Path(out)
     sigmas = noise_of(denoiser).sigmas(steps)
     keep = kept_levels(steps, times)
@@ -131,7 +130,7 @@ def make(
     )
     header = {
         "sigmas": sigmas[keep].tolist(),
-        "seed": seed,
+        "seed": checked_seed(seed),
         "shape": list(shape),
         "steps": steps,
         "labels": labels,
@@ -141,9 +140,7 @@ def make(
         "no_class": no_class,
     }
     whole = _existing(out, header, n, resume)
-    header["noise"] = vars(noise_of(denoiser))  # older shards lack it, and the next
-    if isinstance(denoiser, Guided):
-        header["unguided"] = fingerprint(unguided(denoiser))
+    header |= _newer(denoiser)
 
     def integrate(noise: Tensor, classes: Tensor | None) -> dict[str, Tensor]:
         x_T = (noise * sigmas[0]).half().float().to(device)
@@ -170,11 +167,8 @@ def make(
                 yield done
             tensors = {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
             tensors |= {} if classes is None else {"labels": classes}
-            write_tensors(
-                out / NAME.format(shard),
-                tensors,
-                {"trajectories": json.dumps({**header, "shard": shard})},
-            )
+            about = {"trajectories": json.dumps({**header, "shard": shard})}
+            write_tensors(out / NAME.format(shard), tensors, about)
 
     return shards()
 
@@ -190,6 +184,14 @@ def _check(
         raise ValueError(f"no_class = {no_class}: a share, 0 to 1")
     if str(out) == "":
         raise ValueError("out = '': wanted a folder")
+
+
+def _newer(denoiser: Denoise) -> dict:
+    """What a shard says beside, and older ones of the same run may lack."""
+    about: dict = {"noise": vars(noise_of(denoiser))}
+    if isinstance(denoiser, Guided):
+        about["unguided"] = fingerprint(unguided(denoiser))
+    return about
 
 
 def _classes(

@@ -233,7 +233,8 @@ def test_it_samples_and_starts_an_hkd(pair):
     teacher = released.edm_teacher(path)
     x_T = 80 * torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     sigmas = karras_sigmas(4)
-    path = heun(teacher, x_T, sigmas)
+    labels = torch.tensor([-1, -1]) if teacher.config.labels else None
+    path = heun(teacher, x_T, sigmas, labels)
     wish = heun(
         lambda x, s, labels: reference(ema, x, torch.full((len(x),), s).double()),
         x_T.double(),

@@ -137,7 +137,7 @@ def test_below_the_first_level_it_stays_there_and_above_the_last_it_refuses():
         with pytest.raises(ValueError, match="a noise level is above 0"):
             teacher(x, bad)
     for bad in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="knows levels up to"):
+        with pytest.raises(ValueError, match="knows levels up to|not finite"):
             teacher(x, torch.full((50,), bad, dtype=torch.float64))
 
 
@@ -152,7 +152,7 @@ def test_schedules_that_are_none():
         [1.0, 0.5],
         [0.9, float("nan")],
     ):
-        with pytest.raises(ValueError, match="wanted a falling list within"):
+        with pytest.raises(ValueError, match="wanted a falling list within|not finite"):
             epsilon.from_epsilon(noise_guess, torch.tensor(abar))
 
 

@@ -187,7 +187,7 @@ def test_without_a_size_they_have_one(tmp_path):
 
 
 def test_sizes_that_cannot_be_halved_name_the_nearest():
-    for side, near in ((50, "48 and 52"), (2, "4$"), (-3, "4$"), (62, "60 and 64")):
+    for side, near in ((50, "48 and 52"), (2, "4$"), (62, "60 and 64")):
         with pytest.raises(ValueError, match=f"resolution {side} .* can: .*{near}"):
             UNetConfig(side, mult=(1, 2), patch=2)
 

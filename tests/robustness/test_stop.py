@@ -79,6 +79,14 @@ def test_a_long_step_is_left_and_nothing_is_lost(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 9))
 
 
+@pytest.fixture
+def hears_ctrl_c():
+    """Ctrl-C is heard, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt(*_, **__):
     """Ctrl-C."""
     os.kill(os.getpid(), signal.SIGINT)
@@ -86,7 +94,9 @@ def interrupt(*_, **__):
 
 
 @pytest.mark.parametrize("command", ["sample", "evaluate", "data", "teacher"])
-def test_ctrl_c_shows_no_traceback(capsys, tmp_path, monkeypatch, command):
+def test_ctrl_c_shows_no_traceback(
+    capsys, tmp_path, monkeypatch, command, hears_ctrl_c
+):
     monkeypatch.setattr(cli.evaluation, "draw", interrupt)
     monkeypatch.setattr(cifar10, "load_cifar10", interrupt)
     monkeypatch.setattr(cli.commands, "open_data", interrupt)
@@ -103,7 +113,7 @@ def test_ctrl_c_shows_no_traceback(capsys, tmp_path, monkeypatch, command):
     assert "Traceback" not in err
 
 
-def test_ctrl_c_on_the_way_of_trajectories(capsys, tmp_path, monkeypatch):
+def test_ctrl_c_on_the_way_of_trajectories(capsys, tmp_path, monkeypatch, hears_ctrl_c):
     arguments = ["trajectories", "--teacher", "teacher-cifar10-tiny", "--n", 2]
     arguments += ["--steps", 2, "--out", tmp_path / "paths"]
     with monkeypatch.context() as patch:
