@@ -108,11 +108,10 @@ def make(
     every kept point is stored beside it, at twice the disk and no further evaluation.
     shape of one x; `times` points kept of the steps + 1; `seed` is the noises';
     `labels` > 0 draws a class for each path, and `no_class` is the share of them that
-    get none (-1); `share` = (rank, world) makes only every
-    world-th shard. With `resume`, whole shards are left alone, and "auto" means the
-    precision that they were made in. What is there already is looked at when this is
-    called, before the iterator moves: processes that share the work can wait for one
-    another in between. Raises FileExistsError for shards there without `resume`,
+    get none (-1); `share` = (rank, world) makes only every world-th shard. With
+    `resume`, whole shards are left alone, and "auto" means the precision that they were
+    made in. What is there already is looked at when this is called, before the iterator
+    moves: processes that share the work can wait for one another. Raises FileExistsError for shards there without `resume`,
     ValueError when they are of another run, for n or batch below 1, or for a sampler
     that gives no guesses when they are asked for.
     """
@@ -188,10 +187,9 @@ def _check(
 
 def _newer(denoiser: Denoise) -> dict:
     """What a shard says beside, and older ones of the same run may lack."""
-    about: dict = {"noise": vars(noise_of(denoiser))}
-    if isinstance(denoiser, Guided):
-        about["unguided"] = fingerprint(unguided(denoiser))
-    return about
+    guided = isinstance(denoiser, Guided)
+    own = {"unguided": fingerprint(unguided(denoiser))} if guided else {}
+    return {"noise": vars(noise_of(denoiser)), **own}
 
 
 def _classes(

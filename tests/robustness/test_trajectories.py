@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 import pytest
-import safetensors
+import safetensors.torch
 import torch
 
 from hkd_mini.diffusion.exact import exact_denoiser
