@@ -110,10 +110,10 @@ def make(
     `labels` > 0 draws a class for each path, and `no_class` is the share of them that
     get none (-1); `share` = (rank, world) makes only every world-th shard. With
     `resume`, whole shards are left alone, and "auto" means the precision that they were
-    made in. What is there already is looked at when this is called, before the iterator
-    moves: processes that share the work can wait for one another. Raises FileExistsError for shards there without `resume`,
-    ValueError when they are of another run, for n or batch below 1, or for a sampler
-    that gives no guesses when they are asked for.
+    made in. What is there is looked at when this is called, before the iterator moves:
+    processes that share the work can wait for one another. Raises FileExistsError for
+    shards there without `resume`, ValueError when they are of another run, for n or
+    batch below 1, or for a sampler that gives no guesses when they are asked for.
     """
     _check(n, batch, steps, no_class, out)
     try_folder(out, 2 * n * min(times, steps + 1) * math.prod(shape) * (1 + guesses))
