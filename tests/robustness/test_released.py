@@ -21,6 +21,7 @@ import edm_files
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # it derives from pickle.Unpickler, which a test takes away
 from commands import ends
 from PIL import Image
 from torch import nn
