@@ -104,13 +104,13 @@ def read(path: pathlib.Path) -> tuple[dict[str, Tensor], dict]:
 def same_run(path: pathlib.Path, saved: dict, mine: dict) -> None:
     """ValueError, with what differs, when the checkpoint at `path` is of another run:
     description `saved` there, `mine` here. Precision may differ: whoever resumes says
-    so.
+    so. What an older version did not know of was off.
     """
     names = [k for k in {**mine, **saved} if k != "precision"]
     other = ", ".join(
         f"{k}: {saved.get(k)} there, {mine.get(k)} here"
         for k in names
-        if saved.get(k) != mine.get(k)
+        if saved.get(k) != mine.get(k) and (k in saved or mine[k])
     )
     if other:
         raise ValueError(

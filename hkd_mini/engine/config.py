@@ -37,6 +37,9 @@ class TrainConfig:
     """Half-life of the averaged weights, in examples."""
     weight_decay: float = 0.0
     """Adam's weight decay."""
+    muon: float = 0.0
+    """Learning rate of Muon for the filters inside, beside Adam for the rest (0: Adam
+    for all)."""
     clip: float = 1.0
     """Largest gradient norm (0: no limit)."""
     precision: str = "auto"
@@ -51,7 +54,7 @@ class TrainConfig:
 
     def __post_init__(self):
         at_least(self, images=1, batch=1, checkpoint=1, lr=0, warmup=0, clip=0)
-        at_least(self, ema_halflife=0, weight_decay=0, decay=0)
+        at_least(self, ema_halflife=0, weight_decay=0, decay=0, muon=0)
         if self.decay > 1:
             raise ValueError(f"decay = {self.decay}: a share of the run, 0 to 1")
         checked(self.precision)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from . import checkpoint
 from .config import TrainConfig
 from .files import try_folder
+from .optimizer import optimizer_for
 from .precision import choose, computing, float32_products, log
 
 Batch = dict[str, Tensor]
@@ -105,14 +106,8 @@ class Run:
         layout: dict[str, Any] = {"memory_format": torch.channels_last}
         self.model = model.to(self.device).to(**layout).train()
         self.ema = copy.deepcopy(model).requires_grad_(False).eval()
-        rule: dict[str, Any] = {
-            "weight_decay": config.weight_decay,
-            "fused": self.device.type in ("cpu", "cuda"),
-        }
-        trained = [p for p in model.parameters() if p.requires_grad]
-        self.adam = torch.optim.Adam(
-            groups or [{"params": trained, "scale": 1.0}], config.lr, **rule
-        )
+        fused = self.device.type in ("cpu", "cuda")
+        self.adam = optimizer_for(model, config, groups, fused)
         if config.compile:
             compile_parts(model)
         self.objective, self.optimizer = self.accelerator.prepare(
