@@ -45,15 +45,16 @@ def places(
     the kinds that `objective` asks for, drawn by `rng`.
 
     "at" is T and s - 1 uniform points. Decoding on the way and linearity get a partner
-    "u" for each, uniform too (with `later_only` among those nearer the picture), the
-    infinitesimal term its neighbour "near".
+    "u" for each, uniform too (with `later_only` among those nearer the picture), or
+    with partners "own" none, the infinitesimal term its neighbour "near".
     Source: HKD algorithm 1, lines 5 to 10; HKD definition 3.1 (the range of times).
     """
     count = objective.times - 1 if objective.consistency else 0
     at = torch.randint(0, levels, (n, count), generator=rng)
     at = torch.cat([torch.zeros(n, 1, dtype=torch.long), at], dim=1)  # 0 is T
     found = {"at": at}
-    if objective.path_weight or objective.guess_weight or objective.linear_weight:
+    beside = objective.path_weight or objective.guess_weight or objective.linear_weight
+    if beside and objective.partners == "drawn":
         if objective.later_only:
             further = torch.rand(at.shape, generator=rng) * (levels - at)
             found["u"] = at + further.long()
@@ -62,6 +63,18 @@ def places(
     if objective.infinitesimal_weight:
         found["near"] = torch.where(at + 1 < levels, at + 1, at - 1)
     return found
+
+
+def guess_of(points: dict[str, Tensor]) -> Tensor:
+    """The teacher's guesses at `points` of `Paths.gather`, or a ValueError where the
+    paths carry none.
+    """
+    if "guess" not in points:
+        raise ValueError(
+            "guess_weight asks for the teacher's guesses, and these paths carry none: "
+            "make them again with `hkd-mini trajectories`"
+        )
+    return points["guess"]
 
 
 def train(
@@ -99,13 +112,11 @@ def train(
             there = trajectories.gather(index, points[share])
             found |= {f"x_{name}": there["x"], f"sigma_{name}": there["sigma"]}
             if name == "u" and objective.guess_weight:
-                if "guess" not in there:
-                    raise ValueError(
-                        "guess_weight asks for the teacher's guesses, and these paths "
-                        "carry none: make them again with `hkd-mini trajectories`"
-                    )
-                found["guess_u"] = there["guess"]
-        found.pop("guess", None)
+                found["guess_u"] = guess_of(there)
+        if objective.guess_weight and objective.partners == "own":
+            guess_of(found)
+        else:
+            found.pop("guess", None)
         return found
 
     def loss(

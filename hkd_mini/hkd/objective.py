@@ -51,6 +51,10 @@ class Objective:
     """Whether the noisier state is a fixed target of linearity."""
     later_only: bool = False
     """Whether to ask only for points of the path nearer to the picture."""
+    partners: str = "drawn"
+    """What the terms on the way look at from each point: another one, drawn and encoded
+    for it, or "own", the next of the points that are there already, which costs half as
+    much."""
 
     def __post_init__(self):
         at_least(self, times=1, lr_scale_A=0, path_weight=0, guess_weight=0)
@@ -58,6 +62,15 @@ class Objective:
         if self.linear_scale not in ("size", "variance"):
             raise ValueError(
                 f"linear_scale = {self.linear_scale!r}: one of size, variance"
+            )
+        if self.partners not in ("drawn", "own"):
+            raise ValueError(f"partners = {self.partners!r}: one of drawn, own")
+        if self.partners == "own" and (
+            self.times < 2 or not self.consistency or self.later_only
+        ):
+            raise ValueError(
+                "partners = 'own' wants two or more points of a path (times, "
+                "consistency), earlier and later ones"
             )
 
 
@@ -84,7 +97,8 @@ def hkd_loss(
     [0, 1] that is over. Times are folded into the batch. `objective` adds terms that
     are not the paper's; those that look on the way want x_u, sigma_u (batch, s), any
     other point of the path for each x, guess decoding the teacher's guess_u there, the
-    infinitesimal one x_near, sigma_near, a neighbour. Returns scalars: loss, mse,
+    infinitesimal one x_near, sigma_near, a neighbour. With partners "own" there is no
+    u: guess decoding wants the teacher's `guess` at x. Returns scalars: loss, mse,
     perceptual, mse_T, and one for each added term.
     Source: HKD eq 6, HKD algorithm 1, HKD appendix B.1, HKD appendix D.4.
     """
@@ -100,6 +114,10 @@ def hkd_loss(
         "perceptual": p.mean(),
         "mse_T": mse.view(-1, s)[:, 0].mean(),
     }
+    own = objective.partners == "own"
+    if own:
+        asked = {"x": x, "sigma": sigma, "guess": further.get("guess")}
+        further |= {f"{k}_u": _next(v) for k, v in asked.items() if v is not None}
     there = lambda name: (
         further[f"x_{name}"].flatten(0, 1),
         further[f"sigma_{name}"].flatten(),
@@ -114,7 +132,10 @@ def hkd_loss(
     if objective.linear_weight:
         x_u, sigma_u = there("u")
         u = model.clock.time(sigma_u)
-        there_u = model.encode(x_u, u, repeat(labels))
+        if own:
+            there_u = [_next(z.unflatten(0, (-1, s))).flatten(0, 1) for z in states]
+        else:
+            there_u = model.encode(x_u, u, repeat(labels))
         how = objective.detach_noisier, objective.linear_scale
         added["linear"] = linearity(model, states, t, there_u, u, *how)
     if objective.infinitesimal_weight:
@@ -130,3 +151,8 @@ def hkd_loss(
         terms["loss"],
     )
     return terms | added
+
+
+def _next(v: Float[Tensor, "batch s ..."]) -> Float[Tensor, "batch s ..."]:
+    """The next of the s points, and the first one for the last."""
+    return v.roll(-1, dims=1)

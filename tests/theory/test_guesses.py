@@ -3,6 +3,7 @@ is known exactly, and what asking for it does to A.
 """
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -429,3 +430,45 @@ def test_rings_and_pictures_that_are_not_there_are_refused():
         share_decided(x[None, :1], x[:1])
     with pytest.raises(ValueError, match="square"):
         share_decided(x[None, ..., :4], x[..., :4])
+
+
+def test_own_partners_are_the_next_points_at_no_further_encoding():
+    torch.manual_seed(0)
+    model = HKD(HKDConfig(MLPConfig(channels=8, width=16, depth=1, state=6)))
+    rng = torch.Generator().manual_seed(1)
+    x = torch.randn(5, 3, 2, generator=rng)
+    guess = torch.randn(5, 3, 2, generator=rng)
+    end = torch.randn(5, 2, generator=rng)
+    sigma = torch.rand(5, 3, generator=rng) + 0.1
+    asked = Objective(
+        times=3,
+        perceptual="none",
+        guess_weight=2.0,
+        linear_weight=0.3,
+        linear_scale="variance",
+        detach_noisier=False,
+    )
+    following = {
+        f"{name}_u": torch.cat([v[:, 1:], v[:, :1]], 1)
+        for name, v in {"x": x, "sigma": sigma, "guess": guess}.items()
+    }
+    wish = hkd_loss(model, Distance(None), x, sigma, end, objective=asked, **following)
+    calls = []
+    encode = model.encode
+    model.encode = lambda *a: calls.append(a) or encode(*a)
+    own = replace(asked, partners="own")
+    mse = Distance(None)
+    found = hkd_loss(model, mse, x, sigma, end, objective=own, guess=guess)
+    assert len(calls) == 1 and found.keys() == wish.keys()
+    for name, value in wish.items():
+        assert torch.allclose(found[name], value, rtol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    "options", [{"times": 1}, {"consistency": False}, {"later_only": True}]
+)
+def test_own_partners_need_points_to_choose_from(options):
+    with pytest.raises(ValueError, match="partners = 'own' wants"):
+        Objective(partners="own", **options)
+    with pytest.raises(ValueError, match="one of drawn, own"):
+        Objective(partners="mine")
