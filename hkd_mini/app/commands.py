@@ -147,7 +147,9 @@ def teacher(
             "converts that file"
         )
     network = widths.apply(known(preset).network)
-    network = dataclasses.replace(network, noise=levels.apply(network.noise))
+    both = network.labels > 0 and drop_labels > 0
+    noise = levels.apply(network.noise)
+    network = dataclasses.replace(network, noise=noise, no_class=both)
     if data.endswith(".npy") and isinstance(network, UNetConfig):
         network = dataclasses.replace(network, bounded=False)
     config = recipe.apply(RECIPES[preset].teacher)

@@ -118,7 +118,7 @@ def _network(
                 "the network is the teacher's, whose weights it starts from: leave "
                 "out the flags of its widths"
             )
-        return source.config
+        return dataclasses.replace(source.config, no_class=paths.no_class)
     network = preset
     noise = paths.noise or source.noise
     if isinstance(preset, UNetConfig) and len(paths.shape) == 3:
@@ -131,7 +131,9 @@ def _network(
         network = dataclasses.replace(size.apply(preset), bounded=bounded)
     elif isinstance(preset, MLPConfig):
         network = dataclasses.replace(preset, dim=paths.shape[0], labels=paths.labels)
-    return dataclasses.replace(widths.apply(network), noise=noise)
+    return dataclasses.replace(
+        widths.apply(network), noise=noise, no_class=paths.no_class
+    )
 
 
 def onestep(

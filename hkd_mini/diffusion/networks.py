@@ -30,6 +30,7 @@ class MLPConfig:
     state: int = 64
     labels: int = 0
     noise: Noise = EDM
+    no_class: bool = False
 
     def __post_init__(self):
         at_least(self, dim=1, channels=2, width=1, depth=0, state=1, labels=0)

@@ -30,11 +30,13 @@ class Path(NamedTuple):
 
 def classes_told(model: object, labels: Tensor | None) -> None:
     """ValueError for a `model` of classes that is asked for samples without `labels`:
-    what it made would be of none, a blend. Of no class on purpose are labels -1.
+    what it made would be of none, a blend. Of no class on purpose are labels -1, and
+    where the network was trained without classes too, labels may be None.
     """
     config = getattr(model, "config", None)
-    classes = getattr(getattr(config, "network", config), "labels", 0)
-    if classes and labels is None:
+    network = getattr(config, "network", config)
+    classes = getattr(network, "labels", 0)
+    if classes and labels is None and not getattr(network, "no_class", False):
         raise ValueError(
             f"no labels for a model of {classes} classes: give one for each sample, "
             f"0 to {classes - 1}, or -1 for a sample of no class"

@@ -35,6 +35,8 @@ class UNetConfig:
     have the shift alone). `out_channels` is 0 where they are those of the input.
     `noise` are the levels that the network is trained for. `bounded` says that its
     values are pictures, which samples are clipped to [-1, 1] for, and not latents.
+    `no_class` says that it was trained with classes withheld too, so that they may be
+    left out.
     """
 
     resolution: int = 32
@@ -50,6 +52,7 @@ class UNetConfig:
     out_channels: int = 0
     noise: Noise = EDM
     bounded: bool = True
+    no_class: bool = False
 
     def __post_init__(self):
         at_least(self, blocks=0, channels=2, labels=0, out_channels=0, dropout=0)

@@ -11,6 +11,7 @@ Source: HKD eq 2, HKD eq 3, HKD eq 5, HKD algorithm 2 (arXiv 2510.12220).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -98,7 +99,7 @@ class HKD(nn.Module, Saved):
         Raises ValueError when `config.network` is not the teacher's.
         """
         config = config or HKDConfig(network=denoiser.config)
-        if config.network != denoiser.config:
+        if config.network != replace(denoiser.config, no_class=config.network.no_class):
             raise ValueError(
                 f"the teacher's network is {denoiser.config}, the configuration wants "
                 f"{config.network}"

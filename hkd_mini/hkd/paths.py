@@ -105,7 +105,8 @@ def header_of(path: pathlib.Path, verify: bool) -> tuple[dict, int]:
 class Trajectories:
     """Stored paths: `len`, `sigmas` (K,) float64 falling, and rows on demand. Memory
     stays flat however many there are. `teacher` is the fingerprint of what made them,
-    `unguided` that of the teacher where it was guided; "" where nobody says.
+    `unguided` that of the teacher where it was guided; "" where nobody says. `no_class` says whether
+    some paths have a class withheld.
 
     With `verify` every shard is read once, in pieces, and must have the SHA-256 of its
     header. Raises FileNotFoundError for a folder without shards, ValueError for a
@@ -150,6 +151,7 @@ class Trajectories:
             if "labels" in self._files[0].keys()
             else None
         )
+        self.no_class = self._labels is not None and bool((self._labels < 0).any())
 
     def __len__(self) -> int:
         return int(self.starts[-1])

@@ -186,3 +186,15 @@ def test_a_model_of_classes_is_told_one():
         classes = call(noise, torch.tensor([0, 2]))
         none = call(noise, torch.tensor([-1, -1]))
         assert classes.shape == none.shape and classes.isfinite().all()
+
+
+def test_a_model_that_knows_no_class_too_may_be_told_none():
+    network = MLPConfig(labels=3, no_class=True)
+    noise = torch.randn(2, 2)
+    teacher = Denoiser(network)
+    sigmas = teacher.noise.sigmas(3).float()
+    models = [HKD.from_teacher(teacher), Student(network), KDM(KDMConfig(network))]
+    calls = [model.sample for model in models]
+    calls += [lambda n, labels: heun(teacher, 80 * n, sigmas, labels).x[-1]]
+    for call in calls:
+        assert torch.equal(call(noise, None), call(noise, torch.tensor([-1, -1])))

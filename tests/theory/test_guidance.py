@@ -205,6 +205,16 @@ def test_some_paths_get_no_class(tmp_path):
     torch.testing.assert_close(ends, wish.x[-1], rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("share", ["0", "0.5"])
+def test_a_student_knows_no_class_where_its_paths_do(tmp_path, share):
+    good = saved(tmp_path / "good", labels=3)
+    stored = paths(tmp_path / "paths", "--teacher", good, "--no-class", share)
+    assert stored.no_class == (share != "0")
+    flags = ["--teacher", good, "--trajectories", stored.folder, "--images", "4"]
+    main(["distill", *flags, "--batch", "2", "--out", str(tmp_path / "student")])
+    assert load(tmp_path / "student").config.network.no_class == stored.no_class
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -76,9 +76,10 @@ def test_every_weight_has_one_optimiser_and_pictures_are_read_by_adam():
     filters = [names[id(p)] for p in optimizer.filters]
     rest = [names[id(p)] for g in optimizer.adam.param_groups for p in g["params"]]
     assert sorted(filters + rest) == sorted(names.values())
-    assert {"net.encoder.blocks.16x16_conv.weight", "net.decoder.out_conv.weight"} < set(
-        rest
-    )
+    assert {
+        "net.encoder.blocks.16x16_conv.weight",
+        "net.decoder.out_conv.weight",
+    } < set(rest)
     assert len(filters) > 10
 
 
