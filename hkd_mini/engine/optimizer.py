@@ -99,6 +99,7 @@ class AdamAndMuon(torch.optim.Optimizer):
             raise ValueError("closure: this optimiser takes none")
         matrices = self.muon.param_groups[0]["params"]
         for p, matrix in zip(self.filters, matrices, strict=True):
+            matrix.data = as_matrix(p.detach())  # data parallelism moves weights
             matrix.grad = p.grad.permute(0, 2, 3, 1).flatten(1)
         self.adam.step()
         self.muon.step()

@@ -62,7 +62,7 @@ def distil(paths, config=CONFIG, **keep):
     return model, train(model, Trajectories(paths), config, ASKED, **keep)
 
 
-def teach():
+def teach(**changes):
     """A small U-Net with attention, on pictures of noise."""
     pictures = torch.randint(
         256,
@@ -73,7 +73,9 @@ def teach():
     torch.manual_seed(0)
     denoiser = Denoiser(NETWORK)
     images = Images(pictures, torch.zeros(23, dtype=torch.long), ("noise",))
-    return denoiser, train_teacher(denoiser, images, replace(CONFIG, images=40))
+    return denoiser, train_teacher(
+        denoiser, images, replace(CONFIG, images=40, **changes)
+    )
 
 
 def ablate():
@@ -121,6 +123,7 @@ def poisoned(**keep):
 
 RUNS = {
     "teach": lambda folder: teach(),
+    "teach-muon": lambda folder: teach(muon=0.01),
     "ablate": lambda folder: ablate(),
     "distil": lambda folder: distil(folder / "paths"),
 }
@@ -264,7 +267,9 @@ def test_two_processes_train_what_one_trains(folder, seen, name):
     )
     for key, value in model.state_dict().items():
         assert torch.equal(ours[key], theirs[key]), key
-        torch.testing.assert_close(ours[key], value, rtol=0, atol=1e-5)
+        # Muon's matrices are bfloat16: what rounds differently differs by a part of a step
+        atol = 1e-3 if name == "teach-muon" else 1e-5
+        torch.testing.assert_close(ours[key], value, rtol=0, atol=atol)
     moved = [
         key
         for key, value in model.state_dict().items()
