@@ -105,8 +105,8 @@ def header_of(path: pathlib.Path, verify: bool) -> tuple[dict, int]:
 class Trajectories:
     """Stored paths: `len`, `sigmas` (K,) float64 falling, and rows on demand. Memory
     stays flat however many there are. `teacher` is the fingerprint of what made them,
-    `unguided` that of the teacher where it was guided; "" where nobody says. `no_class` says whether
-    some paths have a class withheld.
+    `unguided` that of the teacher where it was guided; "" where nobody says.
+    `no_class` says whether some paths have a class withheld.
 
     With `verify` every shard is read once, in pieces, and must have the SHA-256 of its
     header. Raises FileNotFoundError for a folder without shards, ValueError for a

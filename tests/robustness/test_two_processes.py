@@ -267,7 +267,7 @@ def test_two_processes_train_what_one_trains(folder, seen, name):
     )
     for key, value in model.state_dict().items():
         assert torch.equal(ours[key], theirs[key]), key
-        # Muon's matrices are bfloat16: what rounds differently differs by a part of a step
+        # Muon's matrices are bfloat16: a rounding is a part of a step
         atol = 1e-3 if name == "teach-muon" else 1e-5
         torch.testing.assert_close(ours[key], value, rtol=0, atol=atol)
     moved = [
