@@ -16,7 +16,11 @@ import torch
 from scipy.stats import spearmanr
 from torch.utils.flop_counter import FlopCounterMode
 
+from hkd_mini import load
 from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.engine.config import TrainConfig
+from hkd_mini.engine.data import Images
+from hkd_mini.hkd import make_paths
 from hkd_mini.hkd.bands import mean_frequency
 from hkd_mini.hkd.config import HKDConfig
 from hkd_mini.hkd.model import HKD
@@ -449,3 +453,49 @@ def test_modes_and_bands_of_the_bundled_model(capsys):
     assert found["alpha"] == found["alone"]  # the read-out is linear
     assert found["alpha"] == found["within"]  # and a resolution has one state
     assert len(found["alpha"]) == 2 and found["alpha"] != found["abs"]
+
+
+def test_training_for_a_gpu_that_is_lent_for_minutes(monkeypatch, tmp_path, capsys):
+    training = script("gpu_training")
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (40, 3, 32, 32), generator=rng, dtype=torch.uint8)
+    pictures = Images(x, torch.arange(40) % 10, tuple("abcdefghij"))
+    monkeypatch.setattr(training, "load_cifar10", lambda split, folder: pictures)
+    monkeypatch.setattr(training, "SIDE", 3)
+    monkeypatch.setattr(training, "PROBE", 3)
+    monkeypatch.setattr(training, "WARM", 1)
+    monkeypatch.setattr(training, "SHARD", 4)
+    monkeypatch.setattr(make_paths, "SHARD", 4)
+    package = tmp_path / "package"
+    training.pack("anywhere", package, 1.0)
+    found = training.unpacked(package)
+    assert torch.equal(found.x, x[:36])  # four whole sheets, bit for bit
+    assert torch.equal(found.labels, pictures.labels[:36])
+    training.pack("anywhere", tmp_path / "less", 0.03)
+    assert 0 < len(training.unpacked(tmp_path / "less").x) < 36
+    assert "MiB" in capsys.readouterr().out
+
+    out = tmp_path / "out"
+    asked = {"pack": package, "out": out, "minutes": 1e-3, "small": True}
+    told = training.trained(namedtuple("Options", asked)(**asked))
+    assert told["pictures"] == 36 and told["paths"] == 4
+    for name in ("teacher", "hkd", "hkd-paper"):
+        model = load(out / name)
+        assert all(p.isfinite().all() for p in model.parameters())
+        # no time at all still buys as many steps as the pace was measured on
+        assert told[name]["images"] == 3 * 8
+        assert (out / f"{name}.jsonl").read_text().count("\n") >= 1
+    assert load(out / "hkd").config.readout == "linear"
+    assert load(out / "hkd-paper").sample(torch.randn(2, 3, 32, 32)).shape[0] == 2
+    assert json.loads((out / "told.json").read_text()) == told
+
+
+def test_a_stage_takes_on_what_fits(monkeypatch):
+    training = script("gpu_training")
+    clock = iter(range(100))
+    monkeypatch.setattr(training.time, "monotonic", lambda: 10.0 * next(clock))
+    Step = namedtuple("Step", "step")
+    start = lambda config: map(Step, range(1, config.steps + 1))
+    config = training.fitting(start, TrainConfig(batch=4), 1000.0)
+    pace = 10 / (training.PROBE - training.WARM)
+    assert config.steps == int((1000 - 1.3 * 20) / pace)
