@@ -24,7 +24,7 @@ METRICS = {
     r"accuracy-.*": "accuracy",
     r"frechet-.*-precision": "precision",
     r"frechet-.*-recall": "recall",
-    r"frechet-(?!few)(?!.*-ratio).*": "frechet_distance",
+    r"frechet-(?!few|.*ratio).*": "frechet_distance",
     r"end-error|tiny-end": "mse",
     r"cond-hkd-rate": "accuracy",
 }

@@ -108,5 +108,5 @@ def test_what_evaluate_finds_goes_into_a_card():
     assert "model-index" not in str(none) and isinstance(made[0], EvalResult)
     with pytest.raises(ValueError, match="frechet, precision, recall"):
         results({"loss": 1.0})
-    with pytest.raises(TypeError, match="wanted an EvalResult"):
+    with pytest.raises(TypeError, match="wanted a EvalResult"):
         with_results("# A", "a", [0.5])
