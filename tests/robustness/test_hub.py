@@ -4,6 +4,9 @@ processes of their own, from a server that stands in for the hub.
 
 import json
 import os
+import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,14 +16,18 @@ import pytest
 import torch
 from hub_server import Server
 from huggingface_hub import EvalResult, ModelCard, constants
+from mixed_folder import BROKEN, mixed_folder
 
 from hkd_mini.app import zoo
 from hkd_mini.diffusion.networks import MLPConfig
+from hkd_mini.diffusion.unet import UNetConfig
 from hkd_mini.engine import hub, weights
 from hkd_mini.engine.files import read_tensors
 from hkd_mini.hkd.config import HKDConfig
 from hkd_mini.hkd.model import HKD
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SMALL = UNetConfig(channels=16, mult=(1, 2), blocks=1, attention=(), patch=2)
 TOY = HKDConfig(MLPConfig(channels=8, width=16, depth=1, state=6))
 
 
@@ -140,20 +147,40 @@ from hkd_mini.app import cli
 
 words = "sample --weights hf://me/plain --n 5 --seed 1 --out x.npy"
 cli.main(words.split())
+os.environ["HF_TOKEN"] = "hf_me"
+"""
+SAID = """
 print(json.dumps([its.sample(noise).tolist(), type(bundled).__name__]))
 """
 
 
+def of_readme():
+    """What the README says of the hub, with a budget of seconds."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```py\n(.*?)```", text, re.DOTALL)
+    assert code.count("user/name") == 2 and "300" in code
+    return code.replace("user/name", "me/named").replace("300", "6")
+
+
 def test_a_script_outside_the_tree_loads_by_name(server, tmp_path):
     """By the client's newer way of sending, which it takes where nothing forbids it;
-    with the command line.
+    with the command line, and as the README says it.
     """
     server.hub.large = False
-    x, kind = script(server, tmp_path, MODEL + OUTSIDE)
-    mine = HKD.from_folder(saved(tmp_path / "mine", model(3)))
+    mixed_folder(tmp_path / "my-pictures", 12)
+    shutil.rmtree(tmp_path / "my-pictures" / "__MACOSX")
+    for broken in BROKEN:
+        (tmp_path / "my-pictures" / broken).unlink()
+    saved(tmp_path / "mine" / "hkd", HKD(HKDConfig(SMALL)))
+    x, kind = script(server, tmp_path, MODEL + OUTSIDE + of_readme() + SAID)
+    mine = HKD.from_folder(saved(tmp_path / "plain", model(3)))
     noise = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
     assert np.allclose(x, mine.sample(noise), atol=1e-5) and kind == "HKD"
     assert np.load(tmp_path / "x.npy").shape == (5, 2)
+    named = ModelCard(server.hub.files("me/named")[hub.CARD].decode()).data
+    measured = {r.metric_type: r.metric_value for r in named.eval_results}
+    assert set(measured) == {"frechet_distance", "precision", "recall"}
+    assert named.eval_results[0].dataset_name == "my-pictures"
     server.hub.large = True
 
 
