@@ -150,6 +150,12 @@ def _explained(
             f"{name}: no revision {revision!r} there; wanted a branch, a tag or a "
             "commit"
         ) from error
+    except errors.LocalEntryNotFoundError as error:  # before its kin
+        raise ConnectionError(
+            f"{name}: no such folder, no bundled name, not in the hub's cache, and "
+            f"{where} does not give it; look at the name and the connection "
+            f"({str(error).splitlines()[0][:200]})"
+        ) from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", 0)
         if writing and status in (401, 403, 404):
@@ -164,15 +170,11 @@ def _explained(
                 f"gated one {LOGIN}"
             ) from error
         raise OSError(f"{name}: {where} says: {error}") from error
-    except errors.LocalEntryNotFoundError as error:
-        raise ConnectionError(
-            f"{name}: no such folder, no bundled name, not in the hub's cache, and "
-            f"{where} does not give it; look at the name and the connection "
-            f"({str(error).splitlines()[0][:200]})"
-        ) from error
     except ValueError as error:  # of the card's metadata
         raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
     except (errors.HTTPError, OSError) as error:
+        if getattr(error, "errno", None) and not isinstance(error, ConnectionError):
+            raise  # of this machine: a full disk, a place that may not be written
         raise ConnectionError(
             f"{name}: {where} was not reached ({type(error).__name__}: {error}); look "
             "at the connection, or at HF_ENDPOINT"

@@ -275,6 +275,17 @@ def test_a_hub_that_is_down_is_named(tmp_path, monkeypatch):
             call()
 
 
+def test_a_cache_that_cannot_be_written_is_no_connection(server, tmp_path, monkeypatch):
+    """What this machine refuses is said as it is."""
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    (tmp_path / "cache").write_text("a file, and no folder")
+    server.hub.make("me/there")
+    server.hub.add("me/there", "main", {weights.CONFIG: b"{}"}, "one file")
+    with pytest.raises(OSError, match="cache") as found:
+        HKD.from_pretrained("me/there", cache_dir=tmp_path / "cache")
+    assert "was not reached" not in str(found.value)
+
+
 def test_names_of_the_hub():
     assert hub.repository("hf://me/toy@v2") == ("me/toy", "v2")
     assert hub.repository("me/toy") == ("me/toy", None)
