@@ -63,7 +63,7 @@ def script(server, folder, text, **environment):
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "NO_PROXY": "*",
     }
-    others = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    others = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGG"))}
     done = subprocess.run(
         [sys.executable, "script.py"],
         cwd=folder,
