@@ -8,6 +8,7 @@ Chapters: 9 "The architecture", 10 "Training", 19 "Your own pictures".
 
 import copy
 import json
+import re
 from typing import Any
 
 import torch
@@ -101,5 +102,6 @@ def _made(name: str) -> list[str]:
         lines.append(f"trained: {json.dumps(kept)}")
     card = folder / "README.md"
     if card.is_file():
-        lines += ["", card.read_text(encoding="utf-8").rstrip()]
+        text = card.read_text(encoding="utf-8")
+        lines += ["", re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S).strip()]
     return lines

@@ -20,6 +20,7 @@ from ..diffusion.own import Own
 from ..diffusion.teacher import Denoiser
 from ..engine import cifar10, data, points
 from ..engine.folders import load_images, packed_folder
+from ..engine.hub import HUB
 from ..engine.weights import read_config, resolve
 from ..hkd.config import PRESETS, HKDConfig
 from ..hkd.model import HKD
@@ -34,10 +35,11 @@ Teacher = Denoiser | FromEpsilon | Own
 
 def load(name: str | os.PathLike) -> nn.Module:
     """A bundled model by name ("hkd-cifar10", "teacher-cifar10", "features-cifar10"),
-    or one from a folder; in evaluation mode.
+    one from a folder, or "hf://user/name" from the Hugging Face hub; in evaluation
+    mode.
 
     Raises FileNotFoundError with the bundled names, ValueError for damaged weights or
-    an unknown kind of model.
+    an unknown kind of model, and what `hub.fetch` raises.
     """
     folder = resolve(name)
     kind = read_config(folder).get("model")
@@ -79,9 +81,12 @@ def load_teacher(name: str) -> Teacher:
 
 
 def is_function(name: str) -> bool:
-    """Whether `name` is "module:function", and not a path with a colon in it."""
+    """Whether `name` is "module:function", and not a path with a colon in it, or a
+    name of the hub.
+    """
     _, _, function = name.partition(":")
-    return bool(function) and not (pathlib.Path(name).exists() or os.sep in name)
+    path = pathlib.Path(name).exists() or os.sep in name or name.startswith(HUB)
+    return bool(function) and not path
 
 
 def load_function(name: str) -> Callable:

@@ -2,12 +2,12 @@
 the training loop.
 
 `files` writes whole or not at all, `weights` keeps models as safetensors plus JSON
-(`from_json`), `data`, `cifar10`, `folders` and `points` give pictures and points,
-`precision` chooses the numbers to compute in, `config` says how long and how fast,
-`loop` trains whatever it is given (`run`, `stop`), `checkpoint` keeps a run, and
-`border` looks at what users give (`checks`). Start with `loop.fit`: fifty lines that
-train the classifier, the teacher and every student of the book. Chapter: 10
-"Training".
+(`from_json`) and sends them to the `hub`, `data`, `cifar10`, `folders` and `points`
+give pictures and points, `precision` chooses the numbers to compute in, `config` says
+how long and how fast, `loop` trains whatever it is given (`run`, `stop`), `checkpoint`
+keeps a run, and `border` looks at what users give (`checks`). Start with `loop.fit`:
+fifty lines that train the classifier, the teacher and every student of the book.
+Chapter: 10 "Training".
 """
 
 from .cifar10 import cache_dir, fetch_cifar10, load_cifar10

@@ -3,8 +3,9 @@ run.
 
 Tensors come from safetensors, the configuration from JSON. Models that inherit `Saved`
 also speak to the Hugging Face hub: `from_pretrained`, `save_pretrained`, `push_to_hub`.
-A bundled name such as "hkd-cifar10" stands for a folder in data/, and what we bundle is
-listed in data/MANIFEST.json with its SHA-256.
+A bundled name such as "hkd-cifar10" stands for a folder in data/, "hf://user/name" for
+a repository of the hub. What we bundle is listed in data/MANIFEST.json with its
+SHA-256.
 Source: huggingface_hub documentation.
 """
 
@@ -13,12 +14,15 @@ import hashlib
 import json
 import os
 import pathlib
+import tempfile
 import typing
+from collections.abc import Sequence
 
 import torch
-from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub import EvalResult, ModelCard, ModelHubMixin
 from torch import nn
 
+from . import hub
 from .checks import finite
 from .files import read_tensors, write_atomic, write_tensors
 from .from_json import build, read_json
@@ -26,6 +30,7 @@ from .from_json import build, read_json
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 MANIFEST = "MANIFEST.json"
+KEPT = (WEIGHTS, CONFIG, hub.CARD)  # of a model, on the hub
 # what a network that cannot be built raises
 _WRONG = (ValueError, TypeError, ArithmeticError, IndexError, RuntimeError)
 
@@ -39,11 +44,14 @@ def data_folder() -> pathlib.Path:
 
 
 def resolve(name: str | os.PathLike) -> pathlib.Path:
-    """The folder behind a path or a bundled name. Raises FileNotFoundError that lists
-    the bundled names, ValueError for altered ones and for an empty name.
+    """The folder behind a path, a bundled name, or "hf://user/name@revision" of the
+    hub. Raises FileNotFoundError that lists the bundled names, ValueError for altered
+    ones and for an empty name, and what `hub.fetch` raises.
     """
     if str(name) == "":
         raise ValueError("name = '': wanted a bundled name or a folder")
+    if str(name).startswith(hub.HUB):
+        return hub.fetch(str(name), KEPT)
     if (pathlib.Path(name) / CONFIG).is_file():
         return pathlib.Path(name)
     if (data_folder() / str(name) / CONFIG).is_file():
@@ -51,7 +59,7 @@ def resolve(name: str | os.PathLike) -> pathlib.Path:
     bundled = sorted(p.parent.name for p in data_folder().glob(f"*/{CONFIG}"))
     raise FileNotFoundError(
         f"{name}: no folder with {CONFIG} there, and bundled are only: "
-        f"{', '.join(bundled) or 'none'}"
+        f"{', '.join(bundled) or 'none'}; of the hub are {hub.HUB}user/name"
     )
 
 
@@ -136,23 +144,56 @@ class Saved(ModelHubMixin):
             save_directory / CONFIG, (json.dumps(config, indent=2) + "\n").encode()
         )
 
+    def generate_model_card(
+        self, name: str = "", results: Sequence[EvalResult] = ()
+    ) -> ModelCard:
+        """A card for a model whose owner wrote none, as the repository `name` of the
+        hub; `results` go into its metadata.
+        """
+        count = sum(p.numel() for p in typing.cast(nn.Module, self).parameters())
+        return hub.model_card(name, type(self).__name__, count, results)
+
+    def push_to_hub(  # type: ignore[override]  # saved before the hub is asked
+        self,
+        repo_id: str,
+        *,
+        card: str | None = None,
+        results: Sequence[EvalResult] = (),
+        dtype: torch.dtype = torch.float16,
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+    ) -> str:
+        """Send weights, as `dtype`, config.json and card to the repository `repo_id`,
+        "user/name", of the Hugging Face hub; gives the address of the commit.
+
+        `card` is the text of README.md, where None one with the `results`. The others,
+        and the errors, are those of `hub.push`; ValueError for weights that are not
+        finite.
+        """
+        hub.check_writer(repo_id, token)
+        text = card or str(self.generate_model_card(repo_id, results))
+        with tempfile.TemporaryDirectory() as place:
+            folder = pathlib.Path(place)
+            Saved._save_pretrained(typing.cast(_Kept, self), folder, dtype)
+            write_atomic(folder / hub.CARD, text.encode())
+            return hub.push(folder, repo_id, private, token, branch)
+
     @classmethod
     def from_pretrained(  # type: ignore[override]  # names are ours, not the hub's
-        cls, name: str | os.PathLike, *, map_location: str = "cpu", **hub
+        cls, name: str | os.PathLike, *, map_location: str = "cpu", **options
     ):
-        """From the folder `name`, or from a repository of the Hugging Face hub, onto
-        the device `map_location`; `hub`: revision, cache_dir, token, ... of
-        hf_hub_download.
+        """From the folder `name`, a bundled name, or "user/name" of the Hugging Face
+        hub, onto the device `map_location`; `options`: revision, token, cache_dir, ...
+        of `hub.fetch`.
 
         Not the mixin's own way, which would fill in the configuration by guessing.
-        Raises as `from_folder`.
+        Raises as `from_folder` and `hub.fetch`.
         """
         folder = pathlib.Path(name)
         if not folder.is_dir():
-            paths = [
-                hf_hub_download(str(name), file, **hub) for file in (WEIGHTS, CONFIG)
-            ]
-            folder = pathlib.Path(paths[0]).parent
+            bundled = (data_folder() / str(name) / CONFIG).is_file()
+            folder = resolve(name) if bundled else hub.fetch(str(name), KEPT, **options)
         return cls.from_folder(folder).to(map_location)
 
     @classmethod

@@ -295,6 +295,10 @@ def test_one_address_for_the_book():
     tour = f"{hub}/v2/gh/{name}/{branch}?urlpath=lab/tree/book/tour.ipynb"
     assert links[1:3] == [tour, f"https://codespaces.new/{name}"]
     assert (ROOT / "book" / "tour.ipynb").is_file()
+    colab = config["launch_buttons"]["colab_url"]
+    gallery = f"{colab}/github/{name}/blob/{branch}/book/gallery.ipynb"
+    assert gallery in links and gallery in read("book/text/gallery.md")
+    assert (ROOT / "book" / "gallery.ipynb").is_file()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).name)

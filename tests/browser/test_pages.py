@@ -35,7 +35,7 @@ MOVING = (
     "18-limits",
 )
 ON_RAMPS = ("map", "cheat-sheet", "self-check")
-PAGES = (*MOVING, *ON_RAMPS, "index", "notation", "claims", "api/koopman")
+PAGES = (*MOVING, *ON_RAMPS, "gallery", "index", "notation", "claims", "api/koopman")
 DESK = {"width": 1400, "height": 900}
 PHONE = {"width": 390, "height": 844}
 
