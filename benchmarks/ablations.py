@@ -214,8 +214,7 @@ def main() -> None:
         "weights": weights(TEACHER),
         "of_the_teacher": stored(RESULTS).get("of_the_teacher")
         or rounded(of_the_teacher(held_out)),
-        "recipe": asdict(RECIPES[PRESET].distill)
-        | {"objective": asdict(OBJECTIVE)},
+        "recipe": asdict(RECIPES[PRESET].distill) | {"objective": asdict(OBJECTIVE)},
     }
     wanted = [
         (row,)

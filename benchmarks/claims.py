@@ -211,9 +211,7 @@ def judged(features: str, real: torch.Tensor, fakes: list[torch.Tensor]) -> list
         fake = look(x)
         few = (f[: evaluation.MANIFOLD] for f in (seen, fake))
         distance = metrics.frechet_distance(metrics.statistics([fake]), reference)
-        found.append(
-            {"frechet": distance, **metrics.precision_recall(*few)._asdict()}
-        )
+        found.append({"frechet": distance, **metrics.precision_recall(*few)._asdict()})
     return found
 
 

@@ -159,7 +159,8 @@ def evaluate(
         if decode is None:
             evaluation.check_reference(network.shape, data, features, real)
         labels = evaluation.drawn_classes(model, n, seed)
-        fake = evaluation.draw(model, n, seed, steps, labels=labels, precision=precision)
+        how: dict[str, Any] = {"labels": labels, "precision": precision}
+        fake = evaluation.draw(model, n, seed, steps, **how)
         fake = fake if decode is None else decoded(fake, decode)
     else:
         fake = evaluation.read_samples(samples)

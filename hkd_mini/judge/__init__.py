@@ -1,9 +1,9 @@
 """What pictures are judged by: a fixed network's features, and distances between them.
 
 `classifier` is the network that looks, `distance` compares two pictures (students are
-trained through it), `features` and `metrics` compare two sets of them. Who judges should
-not have taught: of the three bundled classifiers one is looked through in training, one
-judges, and a second judge is seen by no training. Start with
+trained through it), `features` and `metrics` compare two sets of them. Who judges
+should not have taught: of the three bundled classifiers one is looked through in
+training, one judges, and a second judge is seen by no training. Start with
 `metrics.frechet_distance`. Chapters: 10 and 11.
 """
 
