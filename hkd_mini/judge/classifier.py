@@ -79,9 +79,7 @@ class Classifier(nn.Module, Saved):
         if self.config.blocks == "plain":
             return nn.Sequential(conv_bn(c, width), conv_bn(width, width))
         if self.config.blocks == "residual":
-            return Residual(
-                [conv_bn(c, width), conv_bn(width, width), conv_bn(width, width)]
-            )
+            return Residual(c, width)
         # the deeper, the cheaper a block is beside what it can do
         blocks = [Depthwise(width) for _ in range(i + 1)]
         widen = conv_bn(4 * c, width, side=1) if i else conv_bn(c, width)
@@ -117,10 +115,16 @@ class Classifier(nn.Module, Saved):
         return self.head(self.embed(x))
 
 
-class Residual(nn.ModuleList):
-    """Three convolutions, the last two beside a skip: x = f0(x); x + f2(f1(x)).
+class Residual(nn.Sequential):
+    """Three convolutions to `width` channels, the last two beside a skip: y = f0(x); y
+    + f2(f1(y)).
     Source: He et al. 2016.
     """
+
+    def __init__(self, c: int, width: int):
+        super().__init__(
+            conv_bn(c, width), conv_bn(width, width), conv_bn(width, width)
+        )
 
     def forward(self, x: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch d h w"]:
         widen, first, second = self.children()
