@@ -49,6 +49,8 @@ RESULTS = data_folder() / "ablations" / "results.json"
 CACHE = RUNS / "ablations"
 TEACHER = "teacher-cifar10-tiny"
 PRESET = "cifar10-tiny"
+# through the judge's features, as the models whose rows are stored
+OBJECTIVE = replace(RECIPES[PRESET].objective, perceptual="cifar")
 PATHS = 4608
 HELD_OUT = 256
 TIMES = 10
@@ -130,7 +132,7 @@ def trained(row: Row, paths: Trajectories) -> HKD:
     config = replace(PRESETS[PRESET], **row.model)
     model = HKD.from_teacher(hkd_mini.load(TEACHER), config)
     recipe = replace(RECIPES[PRESET].distill, images=row.visits, seed=row.seed)
-    objective = replace(RECIPES[PRESET].objective, **row.asked)
+    objective = replace(OBJECTIVE, **row.asked)
     for _ in train(model, paths, recipe, objective):
         pass
     model.save_pretrained(folder)
@@ -212,8 +214,7 @@ def main() -> None:
         "weights": weights(TEACHER),
         "of_the_teacher": stored(RESULTS).get("of_the_teacher")
         or rounded(of_the_teacher(held_out)),
-        "recipe": asdict(RECIPES[PRESET].distill)
-        | {"objective": asdict(RECIPES[PRESET].objective)},
+        "recipe": asdict(RECIPES[PRESET].distill) | {"objective": asdict(OBJECTIVE)},
     }
     wanted = [
         (row,)

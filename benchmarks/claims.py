@@ -1,10 +1,11 @@
 """Measure every claim of quality that the book makes about the bundled models, and
 write data/claims.json.
 
-    python benchmarks/claims.py --data cifar            # all: forty minutes
+    python benchmarks/claims.py --data cifar            # all: ninety minutes
     python benchmarks/claims.py --data cifar end speed  # some groups; the others stay
     python benchmarks/claims.py --data cifar --check    # nothing is written: what moved
     python benchmarks/claims.py --data cifar --teacher runs/teacher-cond classes
+    python benchmarks/claims.py --data cifar --check --n 50 --real 500 judges  # a try
 
 A claim is a number with what it says, the tolerance that a repetition may differ by,
 the command that repeats it, seed, device, date and the SHA-256 of the weights it is
@@ -22,13 +23,16 @@ import torch
 from common import device, parser, stored, today, weights, write
 
 import hkd_mini
-from hkd_mini.app import evaluation
+from hkd_mini.app import evaluation, machine
 from hkd_mini.engine.cifar10 import load_cifar10
-from hkd_mini.engine.data import to_unit
 from hkd_mini.engine.precision import choose
 from hkd_mini.engine.weights import data_folder
 from hkd_mini.hkd.paths import Trajectories
 from hkd_mini.hkd.probe import probe
+from hkd_mini.judge import metrics
+from hkd_mini.judge.classifier import share_found
+from hkd_mini.judge.distance import BUNDLED, JUDGE, SECOND
+from hkd_mini.judge.features import in_batches
 
 HERE = pathlib.Path(__file__).resolve().parent
 CLAIMS = data_folder() / "claims.json"
@@ -36,6 +40,8 @@ SAMPLES = 10_000
 FEW = 200
 JUDGED = 1000  # by a judge whose 1,280 features are slow to find
 SEED = 0
+# who judges, and what `--features` calls it
+JUDGES = {"ours": "cifar", "second": SECOND, "imagenet": "imagenet"}
 TEACHER = "teacher-cifar10"
 HKD = "hkd-cifar10"
 TINY = "hkd-cifar10-tiny"  # by guess decoding
@@ -44,16 +50,6 @@ CLASSES = "hkd-cifar10-cond"
 PATHS = {HKD: "trajectories-cifar10", TINY: "trajectories-cifar10-tiny"}
 ALIKE = ("longer", "paper")  # of the ablations, beside TINY
 SCRIPT = "python benchmarks/claims.py --data cifar"
-
-
-def accuracy(images) -> float:
-    """Share of pictures that the bundled classifier names right."""
-    classifier = hkd_mini.load("features-cifar10")
-    with torch.no_grad():
-        named = torch.cat(
-            [classifier(to_unit(x)).argmax(1) for x in images.x.split(500)]
-        )
-    return float((named == images.labels).float().mean())
 
 
 def held_out(name: str) -> dict[str, float]:
@@ -78,11 +74,9 @@ def class_rate(model) -> float:
     """Share of 1,000 samples, 100 a class, in which the bundled classifier finds the
     class that was asked for.
     """
-    classifier = hkd_mini.load("features-cifar10")
     asked = torch.arange(1000) % 10
     x = evaluation.draw(model, 1000, SEED, labels=asked, precision="auto")
-    with torch.no_grad():
-        return float((classifier(to_unit(x)).argmax(1) == asked).float().mean())
+    return share_found(hkd_mini.load(JUDGE), x, asked)
 
 
 def evaluated(
@@ -121,18 +115,18 @@ def ratio(script: str) -> float:
 
 
 def classifier_claims() -> list[dict]:
-    value = accuracy(load_cifar10("test", OPTIONS.data))
-    what = "share of CIFAR-10's test pictures that the feature network names right"
-    return [
-        claim(
-            "accuracy-features",
-            what,
-            value,
-            0.002,
-            f"{SCRIPT} accuracy",
-            "features-cifar10",
-        )
-    ]
+    images = load_cifar10("test", OPTIONS.data)
+    claims = []
+    for name, slug, words in (
+        (JUDGE, "features", "the feature network"),
+        (BUNDLED, "perceptual", "the network in the students' loss"),
+        (SECOND, "judge", "the second judge"),
+    ):
+        value = share_found(hkd_mini.load(name), images.x, images.labels)
+        what = f"share of CIFAR-10's test pictures that {words} names right"
+        line = what, value, 0.002, f"{SCRIPT} accuracy", name
+        claims.append(claim(f"accuracy-{slug}", *line))
+    return claims
 
 
 def quality_claims() -> list[dict]:
@@ -191,6 +185,73 @@ def judge_claims() -> list[dict]:
     value = distances[1] / distances[0]
     line = what, value, 0.05, f"{SCRIPT} judge", TEACHER, HKD
     return [*claims, claim("frechet-imagenet-ratio", *line)]
+
+
+def drawn(name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Samples of a bundled model, and the classes that they were asked for, if any."""
+    # compiling takes as long as a few samples
+    model = machine.on_device(hkd_mini.load(name), compile=OPTIONS.n > FEW)
+    labels = evaluation.drawn_classes(model, OPTIONS.n, SEED)
+    print(f"{OPTIONS.n} samples of {name}", flush=True)
+    x = evaluation.draw(model, OPTIONS.n, SEED, labels=labels, precision="auto")
+    return x, labels
+
+
+@torch.no_grad()
+def judged(features: str, real: torch.Tensor, fakes: list[torch.Tensor]) -> list[dict]:
+    """Frechet distance, precision and recall of several sets of samples, in the eyes of
+    one judge, which looks at the real pictures once.
+    """
+    print(f"in the features of {features}", flush=True)
+    extract = evaluation.extractor(features, machine.device())
+    look = lambda x: torch.cat(list(in_batches(x, extract)))
+    seen = look(real)
+    reference = metrics.statistics([seen])
+    found = []
+    for x in fakes:
+        fake = look(x)
+        few = (f[: evaluation.MANIFOLD] for f in (seen, fake))
+        distance = metrics.frechet_distance(metrics.statistics([fake]), reference)
+        found.append({"frechet": distance, **metrics.precision_recall(*few)._asdict()})
+    return found
+
+
+def judges_claims() -> list[dict]:
+    """Teacher and student in the eyes of three judges, the same samples for all, and
+    the share of asked classes that the second judge finds, where there are classes.
+    """
+    claims = []
+    command = f"{SCRIPT} --n {OPTIONS.n} judges"
+    real = load_cifar10("train", OPTIONS.data).x[: OPTIONS.real]
+    models = {"teacher": TEACHER, "hkd": HKD}
+    samples = {short: drawn(name) for short, name in models.items()}
+    for judge, features in JUDGES.items():
+        eyes = f"{OPTIONS.n} samples, features of {features}"
+        found = judged(features, real, [x for x, _ in samples.values()])
+        for short, score in zip(models, found, strict=True):
+            of = models[short]
+            for key, value in score.items():
+                part = "" if key == "frechet" else f"-{key}"
+                what = f"{key if part else 'Frechet distance'} of {of}, {eyes}"
+                # judges measure in units of their own
+                tolerance = 0.02 if part else round(0.02 * value + 1e-3, 3)
+                line = what, value, tolerance, command, of
+                claims.append(claim(f"judges-{short}-{judge}{part}", *line))
+        what = (
+            "Frechet distance of one step over that of the teacher's 35 evaluations, "
+            f"{eyes}"
+        )
+        value = found[1]["frechet"] / found[0]["frechet"]
+        line = what, value, 0.03, command, TEACHER, HKD
+        claims.append(claim(f"judges-ratio-{judge}", *line))
+    for short, (x, labels) in samples.items():
+        if labels is not None:
+            of = models[short]
+            value = share_found(hkd_mini.load(SECOND), x, labels)
+            what = f"share of {OPTIONS.n} samples of {of} in which {SECOND} finds"
+            line = f"{what} the asked class", value, 0.01, command, of, SECOND
+            claims.append(claim(f"judges-{short}-class-found", *line))
+    return claims
 
 
 def curve_claims() -> list[dict]:
@@ -346,7 +407,6 @@ def few_claims() -> list[dict]:
     found = evaluation.evaluate(evaluation.draw(hkd_mini.load(HKD), FEW, SEED))
     asked = torch.arange(FEW) % 10
     x = evaluation.draw(hkd_mini.load(CLASSES), FEW, SEED, labels=asked)
-    named = hkd_mini.load("features-cifar10")(to_unit(x)).argmax(1)
     claims = [
         claim(
             "frechet-few",
@@ -361,7 +421,7 @@ def few_claims() -> list[dict]:
             "cond-few",
             f"share of {FEW} samples of {CLASSES}, float32, in which the classifier "
             "finds the asked class: for tests alone",
-            float((named == asked).float().mean()),
+            share_found(hkd_mini.load(JUDGE), x, asked),
             0.01,
             f"{SCRIPT} few",
             CLASSES,
@@ -457,6 +517,7 @@ GROUPS = {
     "classes": class_claims,
     "frechet": quality_claims,
     "judge": judge_claims,
+    "judges": judges_claims,
     "curve": curve_claims,
     "beside": beside_claims,
     "few": few_claims,
@@ -521,6 +582,14 @@ if __name__ == "__main__":
     )
     ask.add_argument(
         "--teacher", help="folder of the class-conditional teacher, to measure it too"
+    )
+    ask.add_argument(
+        "--n", type=int, default=SAMPLES, help="samples of each model, of judges alone"
+    )
+    ask.add_argument(
+        "--real",
+        type=int,
+        help="compare with the first so many training pictures, of judges alone",
     )
     ask.add_argument(
         "groups", nargs="*", choices=[*GROUPS, []], help="which to measure; none: all"

@@ -63,7 +63,8 @@ CACHE = RUNS / "side-by-side"
 TEACHER = "teacher-cifar10"
 PRESET = "cifar10-mini"
 RECIPE = RECIPES[PRESET].distill
-OBJECTIVE = RECIPES[PRESET].objective
+# through the judge's features, as the models whose rows are stored
+OBJECTIVE = replace(RECIPES[PRESET].objective, perceptual="cifar")
 PATHS = 4608
 HELD_OUT = 256
 SAMPLES = 5000
@@ -141,7 +142,7 @@ def trained(
         run = train(student, data, config, replace(OBJECTIVE, **asked))
     else:
         student = METHODS[name].student(source)
-        run = distil(student, name, data, config, source)
+        run = distil(student, name, data, config, source, OBJECTIVE.perceptual)
     losses = [step.loss for step in run]
     student.save_pretrained(CACHE / PRESET / f"{name}-{seed}")
     return student, losses

@@ -53,6 +53,26 @@ def script(name):
     return module
 
 
+def test_a_judge_looks_at_all_samples_alike(monkeypatch):
+    """The same pictures twice: their distance is 0 and each lies in the other's
+    manifold; black ones are far off.
+    """
+    claims = script("claims")
+    looked = []
+
+    def means(x):
+        looked.append(len(x))
+        return x.float().mean(3).flatten(1)[:, ::16]
+
+    monkeypatch.setattr(claims.evaluation, "extractor", lambda *where: means)
+    rng = torch.Generator().manual_seed(0)
+    real = torch.randint(256, (40, 3, 32, 32), generator=rng, dtype=torch.uint8)
+    same, black = claims.judged("anything", real, [real.clone(), 0 * real])
+    assert same == {"frechet": pytest.approx(0, abs=1e-6), "precision": 1, "recall": 1}
+    assert black["frechet"] > 1000 and black["precision"] == black["recall"] == 0
+    assert looked == [40, 40, 40]
+
+
 def test_a_script_imports_no_other():
     """What two of them need, or one would be too long with, is in files that are no
     scripts.

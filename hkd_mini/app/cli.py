@@ -28,7 +28,7 @@ from . import commands, distilling, evaluation, integrating, logs, machine, samp
 from .flags import UNGUIDED, Guidance
 from .info import lines_about
 from .machine import device
-from .samples import decoded
+from .samples import decoded, read_labels
 from .zoo import load_function, load_sampled
 
 USER_ERRORS = (
@@ -121,7 +121,8 @@ def evaluate(
     guide: Guidance = UNGUIDED,
 ) -> None:
     """Frechet distance, precision and recall of samples; the last line is one JSON
-    object, which names the reference, its size and the features.
+    object, which names the reference, its size and the features, and for CIFAR-10's
+    classes the share that a second judge finds.
 
     Example: hkd-mini evaluate --weights runs/hkd --data my-pictures --n 300
 
@@ -134,8 +135,8 @@ def evaluate(
         n: how many to draw; distances of different numbers do not compare.
         seed: seed of the noise.
         steps: Heun steps of a teacher.
-        features: cifar (the bundled classifier), a folder made by `hkd-mini features`,
-            imagenet (a package), or inception (downloads its weights once).
+        features: cifar (the bundled judge), judge-cifar10 (the second one), a folder
+            made by `hkd-mini features`, imagenet (a package), or inception (downloads).
         real: compare with the first so many of the training pictures in --data only;
             default all.
         decoder: module:function that makes pictures of latents.
@@ -157,11 +158,15 @@ def evaluate(
         network: Any = getattr(model.config, "network", model.config)
         if decode is None:
             evaluation.check_reference(network.shape, data, features, real)
-        fake = evaluation.draw(model, n, seed, steps, precision=precision)
+        labels = evaluation.drawn_classes(model, n, seed)
+        how: dict[str, Any] = {"labels": labels, "precision": precision}
+        fake = evaluation.draw(model, n, seed, steps, **how)
         fake = fake if decode is None else decoded(fake, decode)
     else:
         fake = evaluation.read_samples(samples)
-    result = evaluation.evaluate(fake, data, features, device(), real, skip_broken)
+        labels = read_labels(samples, len(fake))
+    asked = (fake, data, features, device(), real, skip_broken, labels)
+    result = evaluation.evaluate(*asked)
     print(
         json.dumps(
             result

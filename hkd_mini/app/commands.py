@@ -29,9 +29,11 @@ from ..judge.classifier import (
 from .estimate import announce
 from .flags import (
     AS_EDM,
+    AS_THE_JUDGE,
     AS_THE_RECIPE,
     AS_WIDE,
     Levels,
+    Look,
     Network,
     Training,
 )
@@ -66,6 +68,7 @@ def features(
     skip_broken: bool = False,
     resume: bool = False,
     yes: bool = False,
+    look: Look = AS_THE_JUDGE,
     recipe: Training = AS_THE_RECIPE,
 ) -> None:
     """Train the classifier whose features measure distances (perceptual, Frechet).
@@ -94,11 +97,11 @@ def features(
     if not isinstance(images, Images) or len(images.names) < 2:
         raise ValueError(
             f"{data}: one class, which leaves nothing to tell apart: put each class "
-            "into a folder of its own, or use --features imagenet and --perceptual "
-            "cifar"
+            "into a folder of its own, or judge with --features imagenet, and leave "
+            "--perceptual as it is"
         )
     torch.manual_seed(config.seed)
-    model = Classifier(ClassifierConfig(classes=len(images.names)))
+    model = Classifier(look.apply(ClassifierConfig(classes=len(images.names))))
     announce(model, tuple(images.x.shape[1:]), config, 3, yes=yes)
     steps = train_classifier(model, images, config, out=out, resume=resume)
     finish(model, steps, config, out, data=described(images, data))

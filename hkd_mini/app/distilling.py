@@ -21,6 +21,7 @@ from ..hkd.make_paths import of_teacher
 from ..hkd.model import HKD
 from ..hkd.paths import Paths, Trajectories
 from ..hkd.recipes import RECIPES
+from ..judge.distance import BUNDLED
 from ..onestep.methods import METHODS, distil
 from .estimate import announce
 from .flags import (
@@ -142,7 +143,7 @@ def onestep(
     out: str,
     trajectories: str | None = None,
     data: str | None = None,
-    perceptual: str = "cifar",
+    perceptual: str = BUNDLED,
     skip_broken: bool = False,
     resume: bool = False,
     yes: bool = False,
@@ -161,8 +162,8 @@ def onestep(
         trajectories: folder made by `hkd-mini trajectories`, for methods that learn
             from pairs.
         data: folder with pictures, or the name of a point set, for the others.
-        perceptual: cifar (bundled), a folder made by `hkd-mini features`, alex, vgg,
-            squeeze (LPIPS) or none.
+        perceptual: perceptual-cifar10 (bundled), a folder made by `hkd-mini features`,
+            cifar (the bundled judge), alex, vgg, squeeze (LPIPS) or none.
         skip_broken: leave out pictures that cannot be read.
         resume: go on from the checkpoint in --out.
         yes: begin even what the estimate says is beyond this machine.

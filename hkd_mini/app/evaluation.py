@@ -3,10 +3,11 @@ scripts.
 
 Judged against the training pictures with the features of one fixed network: the Frechet
 distance between two Gaussians fitted to the features, and the shares of samples
-(precision) and pictures (recall) inside each other's manifold. The default network is
-the bundled CIFAR-10 classifier, offline; its distances rank models on this data and are
-not the FID of papers, which needs Inception. The same classifier also serves as HKD's
-perceptual loss, so a student may please it: compare with "inception" where you can.
+(precision) and pictures (recall) inside each other's manifold. The default network is a
+bundled CIFAR-10 classifier, offline; its distances rank models on this data and are not
+the FID of papers, which needs Inception. A student trained through that classifier may
+please it: ask "judge-cifar10", of another architecture, which no training sees, or
+"imagenet" too. The former also says whether samples show the class that was asked for.
 Chapter: 11 "What one step buys".
 Source: Heusel et al. 2017 (FID), Kynkaanniemi et al. 2019 (precision, recall).
 """
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Num
+from jaxtyping import Int, Num
 from torch import Tensor, nn
 
 from ..diffusion.samplers import heun
@@ -27,7 +28,8 @@ from ..engine.folders import load_images
 from ..engine.precision import choose, computing
 from ..engine.weights import data_folder, resolve
 from ..judge import metrics
-from ..judge.classifier import Classifier
+from ..judge.classifier import Classifier, share_found
+from ..judge.distance import JUDGE, SECOND, bundled
 from ..judge.features import (
     Extractor,
     classifier_features,
@@ -137,7 +139,7 @@ def read_samples(path: str | os.PathLike) -> Tensor:
 
 def extractor(features: str, device: str = "cpu") -> Extractor:
     """What looks at the pictures, on `device`: `features` are "inception", "imagenet",
-    "cifar" (the bundled classifier), or the folder of a classifier.
+    "cifar" (the bundled judge), or the bundled name or folder of a classifier.
 
     Raises ValueError for a folder with another model, FileNotFoundError for none.
     """
@@ -145,7 +147,7 @@ def extractor(features: str, device: str = "cpu") -> Extractor:
         return inception_features(device=device)
     if features == "imagenet":
         return imagenet_features(device=device)
-    folder = resolve("features-cifar10" if features == "cifar" else features)
+    folder = resolve(bundled(features))
     return classifier_features(Classifier.from_folder(folder).to(device))
 
 
@@ -178,7 +180,7 @@ def check_reference(
         )
     if real is not None and (real < 2 or data is None):
         raise ValueError(f"real = {real} pictures, data {data}: at least 2, of data")
-    if data is None and features != "cifar":
+    if data is None and bundled(features) != JUDGE:
         raise ValueError(
             f"features {features!r} need data, CIFAR-10's folder or another: only "
             'those of "cifar" have bundled statistics'
@@ -193,6 +195,7 @@ def evaluate(
     device: str = "cpu",
     real: int | None = None,
     skip_broken: bool = False,
+    labels: Int[Tensor, " n"] | None = None,
 ) -> dict:
     """Frechet distance of uint8 samples (n, 3, h, w), with precision and recall when
     `data` names a folder with pictures.
@@ -201,8 +204,9 @@ def evaluate(
     cropped and resized as for training, or the bundled statistics of CIFAR-10's
     ("cifar" features only); `features` are as in `extractor`, and look on `device`.
     `real` takes only the first so many training pictures, `skip_broken` leaves out
-    what cannot be read. Returns a dict of plain numbers that names the reference, its
-    size and the features.
+    what cannot be read. With `labels`, the classes that were asked for, and CIFAR-10 as
+    the reference, `class_found` is the share in which the second judge finds them.
+    Returns a dict of plain numbers that names the reference, its size and the features.
     Raises ValueError for samples of another size, other features, or any but "cifar"
     without `data`.
     """
@@ -224,6 +228,9 @@ def evaluate(
     shares = {}
     if seen is not None:
         shares = metrics.precision_recall(seen[:MANIFOLD], fake[:MANIFOLD])._asdict()
+    if labels is not None and (data is None or is_cifar10(data)):
+        second = Classifier.from_folder(resolve(SECOND)).to(device)
+        shares["class_found"] = share_found(second, samples, labels)
     frechet = metrics.frechet_distance(metrics.statistics([fake]), statistics)
     return {
         "frechet": frechet,

@@ -19,6 +19,7 @@ from ..diffusion.schedule import Noise
 from ..engine.config import TrainConfig
 from ..hkd.config import HKDConfig
 from ..hkd.objective import Objective
+from ..judge.classifier import ClassifierConfig
 from .zoo import load_teacher
 
 
@@ -148,11 +149,13 @@ _HERE = tyro.conf.arg(name="")  # flags without a prefix
 TrainFlags = changes(TrainConfig)
 ObjectiveFlags = changes(Objective)
 ModelFlags = changes(HKDConfig, "network")
+LookFlags = changes(ClassifierConfig, "classes")
 NoiseFlags = changes(Noise)
 if TYPE_CHECKING:  # the classes are made while this runs; commands only `apply` them
     Training = Changes
     Asked = Changes
     Shape = Changes
+    Look = Changes
     Levels = Changes
     Guidance = Guide
     Network = Widths
@@ -160,12 +163,14 @@ else:
     Training = Annotated[TrainFlags, _HERE]
     Asked = Annotated[ObjectiveFlags, _HERE]
     Shape = Annotated[ModelFlags, _HERE]
+    Look = Annotated[LookFlags, _HERE]
     Levels = Annotated[NoiseFlags, _HERE]
     Guidance = Annotated[Guide, _HERE]
     Network = Annotated[Widths, _HERE]
 AS_THE_RECIPE = TrainFlags()
 AS_THE_PRESET = ObjectiveFlags()
 AS_IT_IS = ModelFlags()
+AS_THE_JUDGE = LookFlags()
 AS_EDM = NoiseFlags()
 UNGUIDED = Guide()
 AS_WIDE = Widths()

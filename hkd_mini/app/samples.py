@@ -99,6 +99,23 @@ def save_numbers(
     write_atomic(out, buffer.getvalue())
 
 
+def read_labels(path: str | os.PathLike, n: int) -> Int[Tensor, " n"] | None:
+    """The classes beside the n samples of FILE.npz; None for other files, and for one
+    without. Raises ValueError for anything but n integers.
+    """
+    if pathlib.Path(path).suffix != ".npz":
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        labels = file["labels"] if "labels" in file else None
+    if labels is None:
+        return None
+    if labels.dtype.kind not in "iu" or labels.shape != (n,):
+        raise ValueError(
+            f"{path}: labels {labels.dtype} {labels.shape}, wanted {n} integers"
+        )
+    return torch.from_numpy(labels.astype(np.int64))
+
+
 def decoded(
     x: Tensor, decode: Callable[[Tensor], Tensor], batch: int = 50
 ) -> Num[Tensor, "n 3 h w"]:

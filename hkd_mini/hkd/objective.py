@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..engine.config import at_least
+from ..judge.distance import BUNDLED
 from .model import Lifting
 from .terms import guess_decoding, infinitesimal, linearity, path_decoding
 
@@ -31,9 +32,9 @@ class Objective:
     """Points of each path a step (s): T and s - 1 uniform ones."""
     consistency: bool = True
     """Whether the points beside T are asked for; off trains at T alone."""
-    perceptual: str = "cifar"
-    """What looks at pictures: cifar (bundled), a folder made by `hkd-mini features`,
-    alex, vgg, squeeze (LPIPS), none."""
+    perceptual: str = BUNDLED
+    """What looks at pictures: perceptual-cifar10 (bundled), a folder made by `hkd-mini
+    features`, cifar (the bundled judge), alex, vgg, squeeze (LPIPS), none."""
     lr_scale_A: float = 1.0
     """A's learning rate over that of the rest: it starts at 0 and has to reach 10."""
     path_weight: float = 0.0

@@ -1,12 +1,13 @@
 """What pictures are judged by: a fixed network's features, and distances between them.
 
 `classifier` is the network that looks, `distance` compares two pictures (students are
-trained through it), `features` and `metrics` compare two sets of them. The first judge
-is a relative of the network that students are trained through: compare with another one
-where you can. Start with `metrics.frechet_distance`. Chapters: 10 and 11.
+trained through it), `features` and `metrics` compare two sets of them. Who judges
+should not have taught: of the three bundled classifiers one is looked through in
+training, one judges, and a second judge is seen by no training. Start with
+`metrics.frechet_distance`. Chapters: 10 and 11.
 """
 
-from .classifier import Classifier, ClassifierConfig, train_classifier
+from .classifier import Classifier, ClassifierConfig, share_found, train_classifier
 from .distance import Distance, FeatureDistance
 from .features import classifier_features, imagenet_features, inception_features
 from .metrics import Statistics, frechet_distance, precision_recall, statistics
@@ -22,6 +23,7 @@ __all__ = [
     "imagenet_features",
     "inception_features",
     "precision_recall",
+    "share_found",
     "statistics",
     "train_classifier",
 ]

@@ -3,23 +3,31 @@
 d(a, b) = l1 MSE(a, b) + l2 P(a, b), where P compares the features that a fixed network
 sees. The paper takes LPIPS for P and lets l1 fall from 1 to 1e-3 during training, so
 that first the picture is placed, then its texture. LPIPS needs a trunk trained on
-ImageNet, which is a download; offline the bundled CIFAR-10 classifier looks instead,
-and what it sees is called a *feature distance*, since it is not LPIPS. Chapter: 10
+ImageNet, which is a download; offline a bundled CIFAR-10 classifier looks instead, and
+what it sees is called a *feature distance*, since it is not LPIPS. It is not the
+classifier that judges samples: a student is not its own examiner. Chapter: 10
 "Training".
 Source: HKD appendix D.4; LPIPS, Zhang et al. 2018.
 """
-
-import pathlib
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..engine.mend import mend_torchvision
-from ..engine.weights import CONFIG, resolve
+from ..engine.weights import resolve
 from .classifier import Classifier
 
-BUNDLED = "features-cifar10"
+BUNDLED = "perceptual-cifar10"  # what students learn through
+JUDGE = "features-cifar10"  # what samples are judged by, "cifar" for short
+SECOND = "judge-cifar10"  # another judge, which no training sees; finds classes
+
+
+def bundled(name: str) -> str:
+    """The folder or bundled name that `name` stands for: "cifar", short for the judge,
+    has been the students' perceptual network too.
+    """
+    return JUDGE if name == "cifar" else name
 
 
 def annealed(progress: float, start: float = 1.0, end: float = 1e-3) -> float:
@@ -45,17 +53,16 @@ class Distance(nn.Module):
 
     @classmethod
     def of(cls, name: str) -> "Distance":
-        """By name: "cifar" (bundled, offline), a classifier's folder, "alex", "vgg",
-        "squeeze" (LPIPS, a download), "none".
+        """By name: a bundled classifier's ("perceptual-cifar10"; "cifar", the judge)
+        or one's folder, offline; "alex", "vgg", "squeeze" (LPIPS, a download); "none".
         """
         if name == "none":
             return cls(None)
-        folder = resolve(BUNDLED) if name == "cifar" else pathlib.Path(name)
-        return cls(
-            FeatureDistance(Classifier.from_folder(folder))
-            if (folder / CONFIG).is_file()
-            else lpips(name)
-        )
+        try:
+            folder = resolve(bundled(name))
+        except FileNotFoundError:
+            return cls(lpips(name))
+        return cls(FeatureDistance(Classifier.from_folder(folder)))
 
     def forward(
         self,
@@ -76,7 +83,7 @@ class FeatureDistance(nn.Module):
     """P(a, b) = mean over a classifier's stages and locations of |f(a) - f(b)|^2, f
     normalised over channels.
 
-    LPIPS's formula with all channel weights equal, on the bundled classifier.
+    LPIPS's formula with all channel weights equal, on a classifier of ours.
     Source: Zhang et al. 2018, eq 1.
     """
 
@@ -118,8 +125,8 @@ def lpips(trunk: str) -> nn.Module:
     """
     if trunk not in ("alex", "vgg", "squeeze"):
         raise ValueError(
-            f"trunk {trunk!r}: one of alex, vgg, squeeze (LPIPS), cifar (bundled), "
-            "none, or a classifier's folder"
+            f"trunk {trunk!r}: one of alex, vgg, squeeze (LPIPS), {BUNDLED} "
+            "(bundled), none, or a classifier's folder"
         )
     mend_torchvision()
     import urllib.error
@@ -135,5 +142,5 @@ def lpips(trunk: str) -> nn.Module:
     except (urllib.error.URLError, OSError) as error:
         raise ConnectionError(
             f"the ImageNet weights of {trunk} could not be downloaded ({error}); "
-            'offline use "cifar"'
+            f'offline use "{BUNDLED}"'
         ) from error

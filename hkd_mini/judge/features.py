@@ -1,6 +1,6 @@
 """Features of pictures: what a fixed network sees, as vectors to compare.
 
-They come from the bundled classifier (offline; its numbers compare with nothing outside
+They come from a bundled classifier (offline; its numbers compare with nothing outside
 this package), from a small network trained on ImageNet (a package, offline once it is
 installed), or from Inception (the literature's FID, a download). Chapter: 11 "What one
 step buys".

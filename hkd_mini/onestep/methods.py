@@ -24,7 +24,7 @@ from ..engine.config import Step, TrainConfig
 from ..engine.data import Images, batch_indices, rng_at, to_unit
 from ..engine.loop import fit
 from ..hkd.paths import Paths
-from ..judge.distance import Distance
+from ..judge.distance import BUNDLED, Distance
 from . import consistency, losses
 from .kdm import KDM, kdm_loss
 from .students import Matched, Student
@@ -87,7 +87,7 @@ def distil(
     data: Paths | Images | Tensor,
     config: TrainConfig,
     teacher: Denoise | None = None,
-    perceptual: str = "cifar",
+    perceptual: str = BUNDLED,
     out: str | None = None,
     resume: bool = False,
 ) -> Iterator[Step]:

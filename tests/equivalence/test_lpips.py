@@ -106,7 +106,8 @@ def test_offline_says_what_to_do(package, monkeypatch, error):
     monkeypatch.setattr(package, "LPIPS", unreachable)
     with pytest.raises(
         ConnectionError,
-        match='ImageNet weights of vgg could not be downloaded .* offline use "cifar"',
+        match="ImageNet weights of vgg could not be downloaded .* offline use "
+        '"perceptual-cifar10"',
     ):
         lpips("vgg")
 

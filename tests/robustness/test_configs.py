@@ -31,6 +31,7 @@ MODELS = {
     "teacher": lambda: Denoiser(SMALL),
     "kdm": lambda: KDM(KDMConfig(TOY)),
     "classifier": lambda: Classifier(ClassifierConfig((4, 4, 8))),
+    "plain classifier": lambda: Classifier(ClassifierConfig((4, 4), 3, "plain")),
 }
 OTHERS = (-1, 0, 10**12, 0.5, -1e300, math.nan, "x", "", None, [], [1, "x"], {}, True)
 

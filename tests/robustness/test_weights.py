@@ -3,6 +3,7 @@ nothing in them ever runs.
 """
 
 import hashlib
+import inspect
 import json
 import os
 import pickle
@@ -21,10 +22,19 @@ from hkd_mini.diffusion.unet import UNetConfig
 from hkd_mini.engine import files, weights
 from hkd_mini.hkd.config import HKDConfig
 from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.objective import Objective
+from hkd_mini.hkd.recipes import RECIPES
 from hkd_mini.judge import distance, metrics
 from hkd_mini.judge.classifier import Classifier, ClassifierConfig
+from hkd_mini.onestep.methods import distil
 
 TOY = MLPConfig(channels=8, width=16, depth=1, state=6)
+# who judges, who judges besides, and what students learn through
+CLASSIFIERS = {
+    "features-cifar10": "residual",
+    "judge-cifar10": "depthwise",
+    "perceptual-cifar10": "plain",
+}
 SMALL = UNetConfig(channels=16, mult=(1, 2), blocks=1, attention=(8,), patch=2)
 
 
@@ -207,7 +217,9 @@ def bundled(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "data_folder", lambda: root)
     torch.manual_seed(0)
     HKD(HKDConfig(TOY)).save_pretrained(root / "hkd-toy")
-    Classifier(ClassifierConfig((8, 8, 16))).save_pretrained(root / "features-cifar10")
+    for name, blocks in CLASSIFIERS.items():
+        config = ClassifierConfig((8, 8, 16), blocks=blocks)
+        Classifier(config).save_pretrained(root / name)
     listed = [path for path in sorted(root.glob("*/*")) if path.suffix != ".md"]
     sums = {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -220,7 +232,7 @@ def bundled(tmp_path, monkeypatch):
 def test_a_missing_folder_is_answered_with_the_bundled_names(bundled):
     with pytest.raises(
         FileNotFoundError,
-        match=r"hkd-mars: .*bundled are only: features-cifar10, hkd-toy",
+        match=r"hkd-mars: .*bundled are only: features-cifar10, hkd-toy, judge-cifar10",
     ):
         load("hkd-mars")
 
@@ -248,14 +260,32 @@ def test_bundled_weights_are_verified_by_the_manifest(bundled):
     )
 
 
-def test_the_perceptual_distance_verifies_its_classifier(bundled):
-    assert distance.Distance.of("cifar").perceptual is not None
-    path = bundled / "features-cifar10" / weights.WEIGHTS
+@pytest.mark.parametrize(
+    ("name", "blocks"), [*CLASSIFIERS.items(), ("cifar", "residual")]
+)
+def test_the_perceptual_distance_verifies_its_classifier(bundled, name, blocks):
+    seen_by = distance.Distance.of(name).perceptual.classifier
+    assert seen_by.config.blocks == blocks
+    path = bundled / distance.bundled(name) / weights.WEIGHTS
     damaged = bytearray(path.read_bytes())
     damaged[-3] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match=re.escape(str(path))):
-        distance.Distance.of("cifar")
+        distance.Distance.of(name)
+
+
+def test_who_judges_has_not_taught():
+    """By default a student learns through a network that is no judge's, of another
+    architecture than either judge; and the bundled ones are what their names say.
+    """
+    learns = {Objective().perceptual, RECIPES["cifar10-mini"].objective.perceptual}
+    learns |= {inspect.signature(distil).parameters["perceptual"].default}
+    assert learns == {distance.BUNDLED}
+    judges = {distance.JUDGE, distance.SECOND}
+    assert distance.bundled("cifar") == distance.JUDGE
+    assert not {distance.bundled(name) for name in learns} & judges
+    kinds = {name: load(name).config.blocks for name in CLASSIFIERS}
+    assert kinds == CLASSIFIERS and {*learns, *judges} == set(CLASSIFIERS)
 
 
 def test_statistics_that_were_altered_are_refused(tmp_path):

@@ -8,9 +8,12 @@ from inspect import unwrap
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hkd_mini.app.evaluation import BACKGROUND, draw, evaluate, sheet
 from hkd_mini.app.onnx_export import seeded_noise
+from hkd_mini.app.samples import read_labels, save_images
+from hkd_mini.app.zoo import load
 from hkd_mini.diffusion.networks import MLPConfig
 from hkd_mini.diffusion.schedule import SIGMA_MAX
 from hkd_mini.diffusion.teacher import Denoiser
@@ -26,6 +29,7 @@ from hkd_mini.engine.data import (
 from hkd_mini.hkd.config import HKDConfig
 from hkd_mini.hkd.make_paths import make
 from hkd_mini.hkd.model import HKD
+from hkd_mini.judge.distance import JUDGE, SECOND
 
 SMALL = UNetConfig(
     resolution=8, channels=16, mult=(1,), blocks=1, attention=(), labels=3
@@ -136,3 +140,50 @@ def test_samples_are_compared_with_pictures(tmp_path):
     samples = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     with pytest.raises(ValueError, match="latents.npy: .* wanted a folder"):
         evaluate(samples, str(file))
+
+
+def test_classes_are_found_by_the_second_judge():
+    """Where they were asked for, and CIFAR-10 is what samples are compared with."""
+    x = torch.randint(256, (12, 3, 32, 32), dtype=torch.uint8)
+    second = load(SECOND)
+    with torch.no_grad():
+        named = second(x / 127.5 - 1).argmax(1)
+    wrong = torch.cat([named[:9], (named[9:] + 1) % 10])
+    assert evaluate(x, labels=named)["class_found"] == 1
+    assert evaluate(x, labels=wrong)["class_found"] == 0.75
+    assert "class_found" not in evaluate(x)
+
+
+def test_other_pictures_have_classes_that_the_judge_does_not_know(tmp_path):
+    for k in range(6):
+        place = tmp_path / "cats" / f"{k}.png"
+        place.parent.mkdir(exist_ok=True)
+        pixels = np.random.default_rng(k).integers(256, size=(32, 32, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(place)
+    x = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
+    found = evaluate(x, str(tmp_path), labels=torch.zeros(6, dtype=torch.long))
+    assert "class_found" not in found and found["n_real"] == 6
+
+
+def test_the_judge_has_its_statistics_by_either_name():
+    x = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
+    short, long = (evaluate(x, features=name) for name in ("cifar", JUDGE))
+    assert short["frechet"] == long["frechet"]
+    with pytest.raises(ValueError, match="features 'judge-cifar10' need data"):
+        evaluate(x, features=SECOND)
+
+
+def test_classes_are_read_beside_samples(tmp_path):
+    x = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
+    labels = torch.tensor([2, 0, 1])
+    save_images(x, tmp_path / "a.npz", labels)
+    save_images(x, tmp_path / "b.npz")
+    save_images(x, tmp_path / "c.npy")
+    assert torch.equal(read_labels(tmp_path / "a.npz", 3), labels)
+    assert read_labels(tmp_path / "b.npz", 3) is None
+    assert read_labels(tmp_path / "c.npy", 3) is None
+    with pytest.raises(ValueError, match=r"labels int64 \(3,\), wanted 4 integers"):
+        read_labels(tmp_path / "a.npz", 4)
+    np.savez(tmp_path / "d.npz", samples=x.numpy(), labels=np.zeros(3))
+    with pytest.raises(ValueError, match="labels float64"):
+        read_labels(tmp_path / "d.npz", 3)

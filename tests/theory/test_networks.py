@@ -9,13 +9,20 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from hkd_mini.diffusion.layers import Embedding, norm
 from hkd_mini.diffusion.networks import MLPConfig, Network
 from hkd_mini.diffusion.unet import Decoder, Encoder, UNetBlock, UNetConfig
 from hkd_mini.engine.weights import build
 from hkd_mini.hkd.config import PRESETS
-from hkd_mini.judge.classifier import Classifier, ClassifierConfig
+from hkd_mini.judge.classifier import (
+    KINDS,
+    Classifier,
+    ClassifierConfig,
+    Depthwise,
+    share_found,
+)
 
 SMALL = UNetConfig(resolution=16, channels=8, mult=(1, 2), blocks=2, attention=(8,))
 VARIANTS = {
@@ -404,9 +411,11 @@ def test_halves_can_be_built_alone():
     )
 
 
-def test_classifier():
+@pytest.mark.parametrize("blocks", KINDS)
+def test_classifier(blocks):
     torch.manual_seed(0)
-    net = Classifier(ClassifierConfig(widths=(8, 12, 16), classes=7)).eval()
+    config = ClassifierConfig(widths=(8, 12, 16), classes=7, blocks=blocks)
+    net = Classifier(config).eval()
     x = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         maps = net.features(x)
@@ -426,3 +435,62 @@ def test_classifier():
             rtol=1e-4,
             atol=1e-5,
         )
+
+
+def test_a_depthwise_block_by_hand():
+    """Each channel by itself, then the same two matrices at every place, and a skip."""
+    torch.manual_seed(1)
+    block = Depthwise(4).double().eval()
+    x = torch.randn(2, 4, 5, 6, dtype=torch.double)
+    own = [
+        F.conv2d(x[:, k : k + 1], block.spatial.weight[k : k + 1], padding=1)
+        for k in range(4)
+    ]
+    inner = block.norm(torch.cat(own, 1)).permute(0, 2, 3, 1)
+    wide = (inner @ block.expand.weight[:, :, 0, 0].T + block.expand.bias).relu()
+    out = wide @ block.project.weight[:, :, 0, 0].T + block.project.bias
+    torch.testing.assert_close(block(x), x + out.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("blocks", KINDS)
+def test_only_a_plain_classifier_has_no_skips(blocks):
+    """Where its last convolution of a stage gives nothing, nothing goes on."""
+    torch.manual_seed(0)
+    config = ClassifierConfig((4, 4, 4), 3, blocks)
+    x = torch.randn(2, 3, 16, 16)
+    for stage in range(3):
+        net = Classifier(config).eval()
+        inner = [m for m in net.stages[stage].modules() if isinstance(m, nn.Conv2d)]
+        nn.init.zeros_(inner[-1].weight)
+        with torch.no_grad():
+            one, other = net(x)
+        assert torch.equal(one, other) == (blocks == "plain")
+
+
+def test_a_kind_that_there_is_not():
+    with pytest.raises(ValueError, match="blocks = 'dense': one of residual, plain"):
+        ClassifierConfig(blocks="dense")
+
+
+def test_a_configuration_without_kind_is_residual():
+    """As all were that were saved before there were kinds."""
+    old = build(ClassifierConfig, {"widths": [8, 12, 16], "classes": 7})
+    assert old == ClassifierConfig((8, 12, 16), 7, "residual")
+    first = [k for k in Classifier(old).state_dict() if k.startswith("stages.0.0")]
+    assert first[0] == "stages.0.0.0.weight"
+
+
+def test_the_share_of_classes_found_is_counted():
+    torch.manual_seed(0)
+    net = Classifier(ClassifierConfig((4, 4, 4), 3)).eval()
+    images = torch.randint(256, (7, 3, 16, 16), dtype=torch.uint8)
+    named = net(images / 127.5 - 1).argmax(1)
+    assert share_found(net, images, named, batch=2) == 1
+    assert share_found(net, images / 127.5 - 1, named) == 1
+    asked = named.clone()
+    asked[:3] = (named[:3] + 1) % 3
+    assert share_found(net, images, asked, batch=3) == pytest.approx(4 / 7)
+    with pytest.raises(ValueError, match="^0 images, training mode False: wanted"):
+        share_found(net, images[:0], named[:0])
+    with pytest.raises(ValueError, match="7 images, training mode True: wanted"):
+        share_found(net.train(), images, named)
