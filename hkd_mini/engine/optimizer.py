@@ -93,14 +93,15 @@ class AdamAndMuon(torch.optim.Optimizer):
             p.grad = None
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
-        """Move all weights, each by its own optimiser; `closure` must be None."""
-        if closure is not None:
-            raise ValueError("closure: this optimiser takes none")
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move all weights that have a gradient, each by its own optimiser; there is no
+        `closure`.
+        """
         matrices = self.muon.param_groups[0]["params"]
         for p, matrix in zip(self.filters, matrices, strict=True):
             matrix.data = as_matrix(p.detach())  # data parallelism moves weights
-            matrix.grad = p.grad.permute(0, 2, 3, 1).flatten(1)
+            g = p.grad
+            matrix.grad = None if g is None else g.permute(0, 2, 3, 1).flatten(1)
         self.adam.step()
         self.muon.step()
 
