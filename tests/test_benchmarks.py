@@ -519,3 +519,29 @@ def test_a_stage_takes_on_what_fits(monkeypatch):
     config = training.fitting(start, TrainConfig(batch=4), 1000.0)
     pace = 10 / (training.PROBE - training.WARM)
     assert config.steps == int((1000 - 1.3 * 20) / pace)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_recipe_spends_its_time_and_is_measured_where_it_did_not_train(
+    monkeypatch, learned
+):
+    recipes = script("teacher_recipes")
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (32, 3, 32, 32), generator=rng, dtype=torch.uint8)
+    pictures = Images(x, torch.arange(32) % 10, tuple("abcdefghij"))
+    asked = []
+    load_pictures = lambda split, folder: asked.append(split) or pictures
+    monkeypatch.setattr(recipes, "load_cifar10", load_pictures)
+    small = replace(recipes.TODAY, channels=16, blocks=1)
+    monkeypatch.setattr(recipes, "TODAY", small)
+    steady = replace(recipes.STEADY, compile=False, precision="fp32")
+    monkeypatch.setattr(recipes, "STEADY", steady)
+    monkeypatch.setattr(recipes, "PICTURES", 16)
+    monkeypatch.setattr(recipes, "LEVELS", (0.1, 1.0))
+    recipe = recipes.Recipe("one", {}, {"batch": 8, "muon": 0.02}, learned)
+    same, found = recipes.trained(recipe, "somewhere", 0.02)
+    assert same is recipe and asked == ["train", "test"]
+    assert 0.3 < found["seconds"] < 5 and found["images"] % 8 == 0
+    for who in ("none", "class"):
+        assert len(found[who]["levels"]) == 2 and min(found[who]["levels"]) > 0
+        assert np.isfinite([*found[who]["levels"], found[who]["mean"]]).all()
