@@ -93,7 +93,9 @@ class AdamAndMuon(torch.optim.Optimizer):
             p.grad = None
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(  # type: ignore[override]  # no closure
+        self, closure: None = None
+    ) -> None:
         """Move all weights that have a gradient, each by its own optimiser; there is no
         `closure`.
         """
