@@ -54,9 +54,11 @@ def test_a_card_says_what_the_claims_say(name, cards):
 
 
 def test_most_models_have_results_and_each_claim_one_card():
-    """teacher-cifar10-tiny is for ablations: nothing is claimed of it alone."""
+    """Nothing is claimed of teacher-cifar10-tiny alone, which is for ablations, and not
+    yet of the two classifiers that no bundled model has met.
+    """
     found = {name: card(name).data.eval_results or [] for name in NAMES}
-    assert sum(map(bool, found.values())) >= len(NAMES) - 1
+    assert sum(map(bool, found.values())) >= len(NAMES) - 3
     named = [r.metric_args["claim"] for rows in found.values() for r in rows]
     assert len(named) == len(set(named))
     alone = [c["id"] for c in CLAIMS if len(c["weights"]) == 1]
