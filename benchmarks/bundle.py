@@ -31,6 +31,7 @@ KINDS = (
     "modes.json",
     "toy2d.json",
     "steady.json",
+    "teacher-recipes.json",
     "cifar10-mini.json",
     "kdm.json",
 )
