@@ -267,9 +267,13 @@ def test_two_processes_train_what_one_trains(folder, seen, name):
     )
     for key, value in model.state_dict().items():
         assert torch.equal(ours[key], theirs[key]), key
-        # Muon's matrices are bfloat16: a rounding is a part of a step
-        atol = 1e-3 if name == "teach-muon" else 1e-5
-        torch.testing.assert_close(ours[key], value, rtol=0, atol=atol)
+        if name == "teach-muon":
+            # bfloat16 rounds what gradients hardly show, and Muon shows it
+            moved = (value - before[key]).norm()
+            gap = (ours[key] - value).norm()
+            assert gap <= 0.4 * moved, (key, gap, moved)
+        else:
+            torch.testing.assert_close(ours[key], value, rtol=0, atol=1e-5)
     moved = [
         key
         for key, value in model.state_dict().items()
