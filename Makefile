@@ -3,7 +3,7 @@
 #   make book     the rendered book, in _build/html
 #   make test     every test and every notebook, on all cores
 #   make portable the notebooks again, with other processors' kernels and other numbers of threads
-#   make claims   every number that the book claims, measured again: what moved (DATA=cifar, ninety minutes)
+#   make claims   every number that the book claims, measured again: what moved (DATA=cifar, over an hour)
 #   make execute  run one chapter (CHAPTER=07) as committed ones are run, and write its twin
 #   make lab      JupyterLab on the notebooks
 #   make install  only the environment (.venv, exact pins from constraints.txt)

@@ -21,6 +21,10 @@ from typing import NamedTuple
 
 import torch
 from common import (
+    ANCHORED,
+    GUESS,
+    LINEAR,
+    READOUT,
     RUNS,
     add,
     device,
@@ -75,13 +79,9 @@ class Row(NamedTuple):
 # terms that make A needed, and what each is asked with
 POINTS = {"path_weight": 10.0, "linear_weight": 1.0, "lr_scale_A": 10.0}
 POINTS |= {"detach_noisier": False, "later_only": True}
-GUESS = {"guess_weight": 4.0, "lr_scale_A": 10.0}
-LINEAR = {"linear_weight": 0.1, "linear_scale": "variance", "detach_noisier": False}
-READOUT = {"readout": "linear", "spatial": "shared"}
 # pairs that grow by up to e^14 towards the picture cannot be asked the other way
 UNANCHORED = {**READOUT, "rates": (0.0, 14.0)}
 LATER = {"later_only": True}
-ANCHORED = {**READOUT, "rates": (-8.0, 8.0), "anchored": True}
 
 
 def grid() -> list[Row]:

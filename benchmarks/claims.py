@@ -1,7 +1,7 @@
 """Measure every claim of quality that the book makes about the bundled models, and
 write data/claims.json.
 
-    python benchmarks/claims.py --data cifar            # all: ninety minutes
+    python benchmarks/claims.py --data cifar            # all of them
     python benchmarks/claims.py --data cifar end speed  # some groups; the others stay
     python benchmarks/claims.py --data cifar --check    # nothing is written: what moved
     python benchmarks/claims.py --data cifar --teacher runs/teacher-cond classes
@@ -38,7 +38,6 @@ HERE = pathlib.Path(__file__).resolve().parent
 CLAIMS = data_folder() / "claims.json"
 SAMPLES = 10_000
 FEW = 200
-JUDGED = 1000  # by a judge whose 1,280 features are slow to find
 SEED = 0
 # who judges, and what `--features` calls it
 JUDGES = {"ours": "cifar", "second": SECOND, "imagenet": "imagenet"}
@@ -84,13 +83,11 @@ def evaluated(
     steps: int = 18,
     n: int = SAMPLES,
     pictures: bool = True,
-    features: str = "",
 ) -> tuple[dict, str]:
     """What `hkd-mini evaluate` says in its last line, and the command; without
-    `pictures` no precision and recall; `features` of another judge than the bundled.
+    `pictures` no precision and recall.
     """
     further = "" if steps == 18 else f" --steps {steps}"
-    further += f" --features {features}" if features else ""
     command = (
         f"hkd-mini evaluate --weights {name} --n {n} --seed {SEED} --compile{further}"
     )
@@ -161,30 +158,6 @@ def quality_claims() -> list[dict]:
         *claims,
         claim("frechet-ratio", what, value, 0.02, f"{SCRIPT} frechet", TEACHER, HKD),
     ]
-
-
-def judge_claims() -> list[dict]:
-    """The same pair in the eyes of a network that nothing here was trained with."""
-    claims = []
-    distances = []
-    for name, short in ((TEACHER, "teacher"), (HKD, "hkd")):
-        score, command = evaluated(name, n=JUDGED, features="imagenet")
-        distances.append(score["frechet"])
-        what = f"of {name}, {JUDGED} samples, features of a network trained on ImageNet"
-        for key, slug, tolerance in (
-            ("frechet", f"frechet-{short}-imagenet", 0.3),
-            ("recall", f"frechet-{short}-imagenet-recall", 0.03),
-        ):
-            words = "Frechet distance" if key == "frechet" else key
-            line = f"{words} {what}", score[key], tolerance, command, name
-            claims.append(claim(slug, *line))
-    what = (
-        "Frechet distance of one step over that of the teacher's 35 evaluations, "
-        f"{JUDGED} samples each, features of a network trained on ImageNet"
-    )
-    value = distances[1] / distances[0]
-    line = what, value, 0.05, f"{SCRIPT} judge", TEACHER, HKD
-    return [*claims, claim("frechet-imagenet-ratio", *line)]
 
 
 def drawn(name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -516,7 +489,6 @@ GROUPS = {
     "tiny": tiny_claims,
     "classes": class_claims,
     "frechet": quality_claims,
-    "judge": judge_claims,
     "judges": judges_claims,
     "curve": curve_claims,
     "beside": beside_claims,

@@ -207,6 +207,16 @@ def teacher_paths(
     return Trajectories(out)
 
 
+# --- an HKD whose generators have to work
+
+# what is asked of its states; the read-out is linear, and an encoder names each pair
+# where it is largest on the way
+GUESS = {"guess_weight": 4.0, "lr_scale_A": 10.0}
+LINEAR = {"linear_weight": 0.1, "linear_scale": "variance", "detach_noisier": False}
+READOUT = {"readout": "linear", "spatial": "shared"}
+ANCHORED = {**READOUT, "rates": (-8.0, 8.0), "anchored": True}
+
+
 # --- one-step methods side by side
 
 # what one path of a teacher costs in evaluations: Heun's method on 18 levels

@@ -6,10 +6,10 @@
         --minutes 3 --small                                # the rehearsal: on a CPU
 
 For a GPU that is lent for minutes and reaches nothing: pictures travel as lossless
-sheets of at most `--mib` (45 by default, about 26,000 of CIFAR-10's 50,000 training
+sheets of at most `--mib` (45 by default, 27,500 of CIFAR-10's 50,000 training
 pictures), and need no package there but torch, accelerate, jaxtyping, safetensors,
-huggingface_hub and pillow. `--minutes` are shared out among the stages: half of them
-the teacher, conditional and not in one network; a tenth its guided paths; the rest
+huggingface_hub, scipy and pillow. `--minutes` are shared out among the stages: half of
+them the teacher, conditional and not in one network; a tenth its guided paths; the rest
 `hkd`, by the objective that makes A work, and `hkd-paper`, by the paper's. Every stage
 first measures its own pace and then takes on what fits, so its learning rate has fallen
 to 0 when its time is over. Weights in half precision and a log lie in `--out`; judge
@@ -26,7 +26,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from common import parser, write
+from common import ANCHORED, GUESS, LINEAR, parser, write
 from PIL import Image
 
 from hkd_mini.diffusion.guidance import Guided
@@ -68,22 +68,7 @@ TEACHER = TrainConfig(
     checkpoint=2_000,
 )
 STUDENT = replace(TEACHER, batch=128, lr=1e-3, muon=0.01, ema_halflife=20_000)
-# the pairs of a linear read-out, each named where it is largest
-ANCHORED = {
-    "readout": "linear",
-    "spatial": "shared",
-    "rates": (-8.0, 8.0),
-    "anchored": True,
-}
-ASKED = Objective(
-    times=2,
-    guess_weight=4.0,
-    linear_weight=0.1,
-    linear_scale="variance",
-    detach_noisier=False,
-    lr_scale_A=10.0,
-    partners="own",
-)
+ASKED = Objective(times=2, partners="own", **GUESS, **LINEAR)
 STUDENTS = {"hkd": (ANCHORED, ASKED), "hkd-paper": ({}, Objective(times=2))}
 PROBE = 40  # steps whose pace is measured, and
 WARM = 20  # the first ones, which compile

@@ -19,8 +19,8 @@ from .unet import Decoder, Encoder, UNetConfig
 @dataclass(frozen=True)
 class MLPConfig:
     """Widths of the network for point sets in `dim` dimensions: one state of `state`
-    numbers, `depth` hidden layers a side. Raises ValueError for a number below its
-    bound.
+    numbers, `depth` hidden layers a side; `no_class` as in `UNetConfig`. Raises
+    ValueError for a number below its bound.
     """
 
     dim: int = 2

@@ -54,8 +54,8 @@ class Objective:
     """Whether to ask only for points of the path nearer to the picture."""
     partners: str = "drawn"
     """What the terms on the way look at from each point: another one, drawn and encoded
-    for it, or "own", the next of the points that are there already, which costs half as
-    much."""
+    for it, or "own", the next of the points that are there already, at no further
+    encoding."""
 
     def __post_init__(self):
         at_least(self, times=1, lr_scale_A=0, path_weight=0, guess_weight=0)
