@@ -2,10 +2,10 @@
 
 The loop is a generator: it yields a `Step` and leaves logs, plots and progress bars to
 whoever iterates. Each batch is a pure function of (seed, step), and every process makes
-its own share of it, ahead of time, so that a run resumed from a checkpoint, or spread
-over several processes, sees the same pictures and noise as an undisturbed one. Devices
-and processes are accelerate's: `accelerate launch -m hkd_mini ...` or `torchrun` start
-them. Chapter: 10 "Training".
+its own share of it, so that a run resumed from a checkpoint, or spread over several
+processes, sees the same pictures and noise as an undisturbed one; for a GPU it is made
+ahead of time. Devices and processes are accelerate's: `accelerate launch -m hkd_mini
+...` or `torchrun` start them. Chapter: 10 "Training".
 """
 
 import contextlib
@@ -53,7 +53,7 @@ def fit(
     resume: bool = False,
     groups: list[dict] | None = None,
     describe: dict | None = None,
-    prefetch: bool = True,
+    prefetch: bool | None = None,
 ) -> Iterator[Step]:
     """Train `model` in place, yielding after every step; when the loop ends the model
     holds the averaged weights.
@@ -66,7 +66,8 @@ def fit(
     loop (`Step.stopped`; for long steps see `stop`); `resume` takes up the last whole
     one, which must have the same `config` and `describe`, whatever else the run depends
     on. Two are kept, and a damaged one is passed over by name. `prefetch` draws the
-    next batch in a thread while a step runs. Raises FloatingPointError for a loss that
+    next batch in a thread while a step runs: by itself only for a GPU, since on a CPU
+    the thread competes with the step. Raises FloatingPointError for a loss that
     is not finite, with the step and seed that reproduce its batch; FileExistsError for
     a checkpoint in `out` without `resume`, ValueError for one of another run;
     ImportError without accelerate.
@@ -81,6 +82,8 @@ def fit(
     began = time.monotonic()
     draw = lambda step: batch(step, run.share)
     todo = range(start, config.steps)
+    if prefetch is None:
+        prefetch = run.device.type != "cpu"
     drawn = ahead(draw, todo) if prefetch else ((step, draw(step)) for step in todo)
     with stop_signal(run.leave) as stop, contextlib.closing(drawn):
         for step, share in drawn:

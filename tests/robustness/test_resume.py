@@ -11,6 +11,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -342,6 +343,31 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, what):
         9,
         10,
     ] and model.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("prefetch", [None, False, True])
+def test_batches_are_drawn_ahead_where_that_helps(prefetch):
+    """The same batches either way; on a CPU a second thread would only take cores from
+    the step.
+    """
+    threads = set()
+
+    def batch(step, share):
+        threads.add(threading.current_thread() is threading.main_thread())
+        x = torch.randn(4, 2, generator=data.rng_at(11, step))
+        return {"x": x[share]}
+
+    def run(prefetch):
+        torch.manual_seed(0)
+        model = nn.Linear(2, 1)
+        config = TrainConfig(images=40, batch=4, precision="fp32")
+        loss = lambda model, x, progress: {"loss": model(x).square().mean()}
+        return [s.loss for s in loop.fit(model, batch, loss, config, prefetch=prefetch)]
+
+    losses = run(prefetch)
+    apart = prefetch or (prefetch is None and torch.accelerator.is_available())
+    assert threads == {not apart}
+    assert losses == run(False)
 
 
 @pytest.mark.parametrize(
