@@ -4,8 +4,8 @@ The loop is a generator: it yields a `Step` and leaves logs, plots and progress 
 whoever iterates. Each batch is a pure function of (seed, step), and every process makes
 its own share of it, so that a run resumed from a checkpoint, or spread over several
 processes, sees the same pictures and noise as an undisturbed one; for a GPU it is made
-ahead of time. Devices and processes are accelerate's: `accelerate launch -m hkd_mini
-...` or `torchrun` start them. Chapter: 10 "Training".
+ahead of time. Devices and processes are accelerate's:
+`accelerate launch -m hkd_mini ...` or `torchrun` start them. Chapter: 10 "Training".
 """
 
 import contextlib
