@@ -194,12 +194,12 @@ def judges_claims() -> list[dict]:
     the share of asked classes that the second judge finds, where there are classes.
     """
     claims = []
-    command = f"{SCRIPT} --n {OPTIONS.n} judges"
     real = load_cifar10("train", OPTIONS.data).x[: OPTIONS.real]
+    command = f"{SCRIPT} --n {OPTIONS.n} --real {len(real)} judges"
     models = {"teacher": TEACHER, "hkd": HKD}
     samples = {short: drawn(name) for short, name in models.items()}
     for judge, features in JUDGES.items():
-        eyes = f"{OPTIONS.n} samples, features of {features}"
+        eyes = f"{OPTIONS.n} samples, {len(real)} pictures, features of {features}"
         found = judged(features, real, [x for x, _ in samples.values()])
         for short, score in zip(models, found, strict=True):
             of = models[short]

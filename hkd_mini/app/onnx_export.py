@@ -30,8 +30,8 @@ def export(
 
     With `name` for NAME: NAME-lift.onnx.gz and NAME-draw.onnx.gz are the graphs;
     NAME-rates.bin.gz the rates as float32, all alphas and then all betas of the first
-    state, then of the next; NAME.json says which clock, and the shapes of the states
-    and of their rates.
+    state, then of the next; NAME.json says which clock, the shapes of the states and of
+    their rates, how many classes there are, and whether none may be told.
     """
     folder = pathlib.Path(folder)
     sizes = {}
@@ -54,11 +54,11 @@ def export(
         "states": model.state_shapes,
         "rates": [list(lam.shape) for lam in levels],
         "bits": bits,
+        "sigma_max": model.noise.sigma_max,
+        "classes": model.config.network.labels,
+        "no_class": model.config.network.no_class,
     }
-    write_atomic(
-        folder / f"{name}.json",
-        json.dumps({**about, "sigma_max": model.noise.sigma_max}).encode(),
-    )
+    write_atomic(folder / f"{name}.json", json.dumps(about).encode())
     return {**sizes, f"{name}.json": (folder / f"{name}.json").stat().st_size}
 
 

@@ -8,7 +8,8 @@ added and decoded,
     x = D(g e^{A dt} z + r e^{A dt'} z').
 
 With r = 0 that is evolution under a mask; with r > 0 a band of a second picture is
-mixed in. Weights of layers are stored as half floats, or as bytes with one scale per
+mixed in. A model with classes is told one, as a row of zeros and a 1; zeros alone are
+no class. Weights of layers are stored as half floats, or as bytes with one scale per
 output channel; a session turns them into numbers once, when it loads. Rates, norms and
 biases stay as they are. Needs the package `onnx`. Chapter: 15 "A generator in your
 page".
@@ -35,8 +36,8 @@ OPSET = 17
 
 
 class Lift(nn.Module):
-    """The encoder as one graph: x (1, 3, r, r) at noise level sigma (1,) -> the states,
-    (1, d_l, h_l, w_l) each.
+    """The encoder as one graph: x (1, 3, r, r) at noise level sigma (1,), and with
+    classes told (1, classes) -> the states, (1, d_l, h_l, w_l) each.
 
     Source: HKD eq 2.
     """
@@ -49,9 +50,11 @@ class Lift(nn.Module):
         self.clock = model.clock
         self.generators = model.generators if model.config.anchored else None
 
-    def forward(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, x: Tensor, sigma: Tensor, told: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         scaled = x / (sigma * sigma + self.sigma_data**2).sqrt().reshape(1, 1, 1, 1)
-        states = self.encoder(scaled, self.embedding(sigma.log() / 4))
+        states = self.encoder(scaled, self.embedding(sigma.log() / 4, told))
         if self.generators is None:
             return tuple(states)
         t = self.clock.time(sigma).reshape(1, 1, 1, 1)
@@ -81,12 +84,14 @@ class Told(nn.Module):
 
 class Draw(nn.Module):
     """Evolution, mask, mix and decoder as one graph: (dt, dt_ref, states, states_ref,
-    gains, shares) -> picture.
+    gains, shares) -> picture; half a network that has classes takes told (1, classes)
+    after dt_ref.
 
     x = D(gain_l e^{A_l dt} z_l + share_l e^{A_l dt_ref} ref_l), dt and dt_ref of shape
     (1,), gains and shares one number for each rate of A_l ((d_l/2, h_l, w_l), or
     (d_l/2, 1, 1) where A is shared), the other lists as `Lift` gives them. The decoder
-    is always told the last noise level, so all that depends on it is a constant.
+    is always told the last noise level, so without classes all that depends on what it
+    is told is a constant.
     Source: HKD eq 3, HKD eq 4, HKD eq 5.
     """
 
@@ -94,16 +99,23 @@ class Draw(nn.Module):
         super().__init__()
         self.generators = model.generators
         self.sigma_data = model.noise.sigma_data
-        decoder = copy.deepcopy(model.decoder)
-        emb = model.embedding(torch.tensor([math.log(model.noise.sigma_min) / 4]))
+        self.decoder = copy.deepcopy(model.decoder)
+        c_noise = torch.tensor([math.log(model.noise.sigma_min) / 4])
         # a linear read-out has no blocks, and is told nothing
-        if isinstance(decoder, Decoder):
-            for block in decoder.blocks.values():
+        network = isinstance(self.decoder, Decoder)
+        self.takes_class = network and model.config.network.labels > 0
+        self.embedding = model.embedding if self.takes_class else None
+        if network and not self.takes_class:
+            emb = model.embedding(c_noise)
+            for block in cast(Decoder, self.decoder).blocks.values():
                 block.affine = Told(cast(nn.Linear, block.affine), emb)
-        self.decoder = decoder
-        self.register_buffer("emb", torch.zeros_like(emb))  # no block reads it
+        self.register_buffer("c_noise", c_noise)
 
     def forward(self, dt: Tensor, dt_ref: Tensor, *parts: Tensor) -> Tensor:
+        emb = self.c_noise[:, None]  # no block reads it
+        if self.embedding is not None:
+            emb = self.embedding(self.c_noise, parts[0])
+            parts = parts[1:]
         n = len(self.generators)
         states, refs, gains, shares = (parts[i * n : (i + 1) * n] for i in range(4))
         generators = (cast(KoopmanGenerator, part) for part in self.generators)
@@ -113,7 +125,7 @@ class Draw(nn.Module):
                 generators, states, refs, gains, shares, strict=True
             )
         ]
-        return self.sigma_data * self.decoder(mixed, self.emb)
+        return self.sigma_data * self.decoder(mixed, emb)
 
 
 def moved(generator: KoopmanGenerator, z: Tensor, dt: Tensor, gain: Tensor) -> Tensor:
@@ -133,18 +145,12 @@ def graphs(model: HKD, bits: int = 8) -> dict[str, bytes]:
     """The two graphs {"lift": ..., "draw": ...} of the model with weights of 8 or 16
     bits, serialized.
 
-    Raises ValueError for a model of points, with classes, without skips, or with an
-    encoder that is not told sigma.
+    Raises ValueError for a model of points, without skips, or with an encoder that is
+    not told sigma.
     """
     config = model.config
-    if (
-        not isinstance(config.network, UNetConfig)
-        or config.network.labels
-        or config.encoder_time != "sigma"
-    ):
-        raise ValueError(
-            f"{config}: need a U-Net without classes whose encoder is told sigma"
-        )
+    if not isinstance(config.network, UNetConfig) or config.encoder_time != "sigma":
+        raise ValueError(f"{config}: need a U-Net whose encoder is told sigma")
     if config.hierarchy == "bottleneck-only":
         raise ValueError('hierarchy = "bottleneck-only": need the skips')
     model = rounded(model, bits)
@@ -156,22 +162,27 @@ def graphs(model: HKD, bits: int = 8) -> dict[str, bytes]:
     }
     one = torch.ones(1)
     x = torch.zeros(1, *config.network.shape)
-    lift = _trace(Lift(model), (x, one), ["x", "sigma"], names["z"], bits)
-    inputs = ["dt", "dt_ref", *(name for part in names.values() for name in part)]
-    draw = _trace(
-        Draw(model),
-        (one, one, *states, *states, *pairs, *pairs),
-        inputs,
-        ["image"],
-        bits,
-    )
-    return {"lift": lift, "draw": draw}
+    classes = torch.zeros(1, config.network.labels)
+    told = {"told": classes} if config.network.labels else {}
+    lift = {"x": x, "sigma": one, **told}
+    drawing = Draw(model)
+    draw = {"dt": one, "dt_ref": one, **(told if drawing.takes_class else {})}
+    for part, values in (
+        ("z", states),
+        ("ref", states),
+        ("gain", pairs),
+        ("share", pairs),
+    ):
+        draw |= dict(zip(names[part], values, strict=True))
+    return {
+        "lift": _trace(Lift(model), lift, names["z"], bits),
+        "draw": _trace(drawing, draw, ["image"], bits),
+    }
 
 
 def _trace(
     module: nn.Module,
-    arguments: tuple,
-    inputs: list[str],
+    inputs: dict[str, Tensor],
     outputs: list[str],
     bits: int,
 ) -> bytes:
@@ -186,9 +197,9 @@ def _trace(
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
-            arguments,
+            tuple(inputs.values()),
             file,  # type: ignore[arg-type]  # the older exporter takes files in memory
-            input_names=inputs,
+            input_names=list(inputs),
             output_names=outputs,
             opset_version=OPSET,
             dynamo=False,

@@ -57,32 +57,46 @@ def random_pairs(model, generator):
     return [torch.rand(lam.shape, generator=generator) for lam in spectrum(model)]
 
 
-def anchored():
-    """Anchored states and a linear read-out, with rates that no training chose."""
+def moving(**config):
+    """A small model with rates that no training chose."""
     torch.manual_seed(4)
-    config = replace(
-        PRESETS["cifar10-tiny"],
-        readout="linear",
-        spatial="shared",
-        rates=(-5.0, 5.0),
-        anchored=True,
-    )
+    config = replace(PRESETS["cifar10-tiny"], rates=(-5.0, 5.0), **config)
     model = HKD(config).eval().requires_grad_(False)
     for generator in model.generators:
         generator.A += torch.randn_like(generator.A)
     return model
 
 
+CLASSES = replace(PRESETS["cifar10-tiny"].network, labels=10, no_class=True)
+ANCHORED = {"readout": "linear", "spatial": "shared", "anchored": True}
+MOVING = {
+    "anchored": ANCHORED,
+    "anchored-classes": {**ANCHORED, "network": CLASSES},
+    "network-classes": {"network": CLASSES},
+}
+
+
+def told(session):
+    """What a graph is told, {} where it does not ask: class 3."""
+    known = {"told": np.eye(10, dtype=np.float32)[3:4]}
+    return known if "told" in [i.name for i in session.get_inputs()] else {}
+
+
+def label(model):
+    """The same class for the package."""
+    return torch.tensor([3]) if model.config.network.labels else None
+
+
 @pytest.fixture(
     scope="module",
-    params=[*BUNDLED.items(), ("anchored", 16)],
+    params=[*BUNDLED.items(), *((name, 16) for name in MOVING)],
     ids=lambda item: f"{item[0]}-{item[1]}-bits",
 )
 def exported(request):
     """(model with the stored weights, session of Lift, session of Draw)."""
     pytest.importorskip("onnx")
     name, bits = request.param
-    model = anchored() if name == "anchored" else hkd_mini.load(name)
+    model = moving(**MOVING[name]) if name in MOVING else hkd_mini.load(name)
     graphs = onnx_graphs.graphs(model, bits)
     return (
         onnx_weights.rounded(model, bits),
@@ -97,8 +111,9 @@ def test_the_lift_computes_what_encode_does(exported, sigma):
     model, lift, _ = exported
     noise = onnx_export.seeded_noise(5, (1, 3, 32, 32))
     x = 0.3 * noise.roll(7, -1) + sigma * noise
-    found = lift.run(None, {"x": x.numpy(), "sigma": np.array([sigma], np.float32)})
-    wanted = model.encode(x, model.clock.time(sigma))
+    given = {"x": x.numpy(), "sigma": np.array([sigma], np.float32), **told(lift)}
+    found = lift.run(None, given)
+    wanted = model.encode(x, model.clock.time(sigma), label(model))
     assert len(found) == len(model.state_shapes)
     for a, b in zip(found, wanted):
         assert np.abs(a - b.numpy()).max() < TOLERANCE * max(1, float(b.abs().max()))
@@ -116,15 +131,15 @@ def test_the_drawing_evolves_masks_mixes_and_decodes(exported, sigma):
     gains = random_pairs(model, generator)
     shares = random_pairs(model, generator)
     t = clock.time(sigma)
-    told = clock.time(0.3)
+    later = clock.time(0.3)
     moved = (
         model.evolve(states, clock.T, t, gains),
-        model.evolve(refs, told, t, shares),
+        model.evolve(refs, later, t, shares),
     )
-    wanted = model.decode([a + b for a, b in zip(*moved)])
-    found = draw.run(
-        None, feed(t - clock.T, t - told, z=states, ref=refs, gain=gains, share=shares)
-    )[0]
+    wanted = model.decode([a + b for a, b in zip(*moved)], label(model))
+    parts = {"z": states, "ref": refs, "gain": gains, "share": shares}
+    given = feed(t - clock.T, t - later, **parts)
+    found = draw.run(None, given | told(draw))[0]
     assert np.abs(found - wanted.numpy()).max() < TOLERANCE * max(
         1, float(wanted.abs().max())
     )
@@ -136,19 +151,20 @@ def test_both_graphs_make_the_sample(exported):
     model, lift, draw = exported
     noise = onnx_export.seeded_noise(11, (1, 3, 32, 32))
     clock = model.clock
-    states = lift.run(
-        None, {"x": 80 * noise.numpy(), "sigma": np.array([80], np.float32)}
-    )
+    given = {"x": 80 * noise.numpy(), "sigma": np.array([80], np.float32)}
+    states = lift.run(None, given | told(lift))
     z = [torch.from_numpy(state) for state in states]
     ones = [torch.ones(lam.shape) for lam in spectrum(model)]
     nothing = {"ref": [torch.zeros_like(a) for a in z], "share": [0 * a for a in ones]}
-    found = draw.run(None, feed(clock.eps - clock.T, 0, z=z, gain=ones, **nothing))[0]
-    assert np.abs(found.clip(-1, 1) - model.sample(noise).numpy()).max() < TOLERANCE
-    idle = draw.run(None, feed(0, 0, z=z, gain=ones, **nothing))[0]
-    assert (
-        np.abs(idle - model.decode(model.encode(80 * noise, clock.T)).numpy()).max()
-        < TOLERANCE * np.abs(idle).max()
-    )
+    drawn = lambda dt: draw.run(
+        None, feed(dt, 0, z=z, gain=ones, **nothing) | told(draw)
+    )[0]
+    wanted = model.sample(noise, label(model)).numpy()
+    found = drawn(clock.eps - clock.T).clip(-1, 1)
+    assert np.abs(found - wanted).max() < TOLERANCE
+    still = model.encode(80 * noise, clock.T, label(model))
+    wanted = model.decode(still, label(model)).numpy()
+    assert np.abs(drawn(0) - wanted).max() < TOLERANCE * np.abs(wanted).max()
 
 
 @torch.no_grad()
@@ -159,14 +175,15 @@ def test_with_a_linear_readout_the_parts_add_up(exported):
     model, lift, draw = exported
     generator = torch.Generator().manual_seed(7)
     noise = onnx_export.seeded_noise(8, (1, 3, 32, 32))
-    told = {"x": 80 * noise.numpy(), "sigma": np.array([80], np.float32)}
-    z = [torch.from_numpy(state) for state in lift.run(None, told)]
+    given = {"x": 80 * noise.numpy(), "sigma": np.array([80], np.float32)}
+    z = [torch.from_numpy(state) for state in lift.run(None, given | told(lift))]
     kept = [(part > 0.5).float() for part in random_pairs(model, generator)]
     nothing = {"ref": [0 * a for a in z], "share": [0 * a for a in kept]}
 
     def drawn(gain):
         dt = model.clock.time(1.0) - model.clock.T
-        return draw.run(None, feed(dt, 0, z=z, gain=gain, **nothing))[0]
+        given = feed(dt, 0, z=z, gain=gain, **nothing)
+        return draw.run(None, given | told(draw))[0]
 
     whole = drawn([torch.ones_like(a) for a in kept])
     parts = drawn(kept) + drawn([1 - a for a in kept])
@@ -188,6 +205,7 @@ def test_what_is_written_is_what_a_page_reads(tmp_path):
             tmp_path / "b" / name
         ).read_bytes()
     about = json.loads((tmp_path / "a" / "m.json").read_text())
+    assert about["classes"] == 0 and not about["no_class"]
     assert (
         about["clock"] == "rho"
         and [tuple(shape) for shape in about["states"]] == model.state_shapes
@@ -231,9 +249,8 @@ def test_a_byte_is_within_half_a_scale_and_half_floats_are_exact_for_what_is_bun
 def test_what_cannot_be_exported_is_refused():
     with pytest.raises(ValueError, match="bits = 4: 8 .* or 16"):
         onnx_weights.rounded(HKD(PRESETS["cifar10-tiny"]), 4)
-    for config in (HKDConfig(MLPConfig()), PRESETS["cifar10-mini-cond"]):
-        with pytest.raises(ValueError, match="U-Net without classes"):
-            onnx_graphs.graphs(HKD(config))
+    with pytest.raises(ValueError, match="need a U-Net"):
+        onnx_graphs.graphs(HKD(HKDConfig(MLPConfig())))
     network = UNetConfig(channels=16, mult=(1,), blocks=1, attention=())
     with pytest.raises(ValueError, match="need the skips"):
         onnx_graphs.graphs(HKD(HKDConfig(network, hierarchy="bottleneck-only")))

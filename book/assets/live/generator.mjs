@@ -102,7 +102,8 @@ function fetched(base, name) {
   return Promise.all([get(file(".json")).then((answer) => answer.json()), ...packed.map((end) => unpacked(file(end)))]);
 }
 
-/** One model: `lift(x, sigma)` and `draw(dt, states, gains, dt', states', shares)`, whose numbers are not cut off. */
+/** One model: `lift(x, sigma, label)` and `draw(label, dt, states, gains, dt', states', shares)`, whose numbers are not cut off.
+ *  `label` is a class, -1 for none, which a model without classes does not ask for. */
 async function open(ort, name, [about, rates, lift, draw]) {
   // disable_quant_qdq: unpack the bytes of the weights once, now, and not at every picture
   const options = { graphOptimizationLevel: "all", extra: { session: { disable_quant_qdq: "1" } } };
@@ -111,14 +112,17 @@ async function open(ort, name, [about, rates, lift, draw]) {
   const one = (v) => new ort.Tensor("float32", Float32Array.of(v), [1]);
   const zeros = shapes.map((shape) => new ort.Tensor("float32", new Float32Array(shape[0] * shape[1] * shape[2]), [1, ...shape]));
   const pairs = (values) => values.map((v, i) => new ort.Tensor("float32", v, about.rates[i]));
+  const told = (session, label) => (session.inputNames.includes("told")
+    ? { told: new ort.Tensor("float32", Float32Array.from({ length: about.classes }, (_, k) => Number(k === label)), [1, about.classes]) } : {});
   return {
     name, clock, T: clock.time(80), eps: clock.time(0.002), rates: readRates(rates, about),
-    async lift(x, sigma) {
-      const out = await sessions.lift.run({ x: new ort.Tensor("float32", x, [1, 3, SIZE, SIZE]), sigma: one(sigma) });
+    async lift(x, sigma, label) {
+      const given = { x: new ort.Tensor("float32", x, [1, 3, SIZE, SIZE]), sigma: one(sigma), ...told(sessions.lift, label) };
+      const out = await sessions.lift.run(given);
       return shapes.map((_, i) => out[`z${i}`]);
     },
-    async draw(dt, states, gains, dtRef = 0, refs = zeros, shares = gains.map((gain) => new Float32Array(gain.length))) {
-      const feeds = { dt: one(dt), dt_ref: one(dtRef) };
+    async draw(label, dt, states, gains, dtRef = 0, refs = zeros, shares = gains.map((gain) => new Float32Array(gain.length))) {
+      const feeds = { dt: one(dt), dt_ref: one(dtRef), ...told(sessions.draw, label) };
       for (const [part, list] of Object.entries({ z: states, ref: refs, gain: pairs(gains), share: pairs(shares) })) {
         list.forEach((tensor, i) => (feeds[`${part}${i}`] = tensor));
       }
@@ -182,13 +186,13 @@ function sunset() {
 // The page ----------------------------------------------------------------------------------------------------------
 
 const KEYS = { alpha: "growth rate \u03b1", abs: "size of \u03b1", beta: "frequency |\u03b2|" };
-const LEVELS = [[16, "Fine states, 16 \u00d7 16"], [8, "Coarse states, 8 \u00d7 8"]];
-const LIT = { 16: COLORS[0], 8: COLORS[1] }, LEFT_OUT = "#b9bfc4";
-const FRESH = (seed) => ({ seed, way: 0, key: "alpha", rest: 0, mix: 0, told: 0.3,
-  levels: { 16: { low: 0, high: 0, gain: 1 }, 8: { low: 0, high: 0, gain: 1 } } });
+const LEFT_OUT = "#b9bfc4", square = (side) => `${side} \u00d7 ${side}`;
+const FRESH = (seed, label, sides) => ({ seed, label, way: 0, key: "alpha", rest: 0, mix: 0, told: 0.3,
+  levels: Object.fromEntries(sides.map((side) => [side, { low: 0, high: 0, gain: 1 }])) });
 const sigmaOf = (way) => CLOCKS.rho.sigma(way); // how far from picture to noise, as EDM's schedule counts it
 
-export async function mount(root, { seed, models, first, reach }) {
+/** `levels` are [side, name] of the states, fine to coarse; `classes` [index, name] of what may be asked for, or none. */
+export async function mount(root, { seed, models, first, reach, levels, classes }) {
   const note = root.appendChild(html("p", { class: "gen-note", role: "status" }));
   const up = document.documentElement.dataset.content_root;
   if (up === undefined) {
@@ -203,7 +207,7 @@ export async function mount(root, { seed, models, first, reach }) {
     if (navigator.connection?.saveData) await invited(root);
     note.textContent = "Loading the two models.";
     const [ort, small] = await Promise.all([runtime(base, files), fetched(base, first)]);
-    page = build(root, seed, models, reach);
+    page = build(root, { seed, models, reach, levels, classes });
     await page.join(await open(ort, first, small)); // its picture is there before the larger model is asked for
     for (const name of Object.keys(models).filter((other) => other !== first)) await page.join(await open(ort, name, await fetched(base, name)));
     note.remove();
@@ -220,12 +224,14 @@ function invited(root) {
 }
 
 /** The page's own part of the picture: two columns, and controls that both obey. */
-function build(root, seed, models, reach) {
+function build(root, { seed, models, reach, levels, classes }) {
   const still = root.querySelector(".gen-still"), view = html("div", { class: "gen", hidden: "" });
   root.append(view);
   layout(view); // for the style that all live pictures share
   view.replaceChildren(view.firstChild);
-  let state = FRESH(seed), other = sunset(), quiet;
+  const sides = levels.map(([side]) => side), lit = Object.fromEntries(sides.map((side, k) => [side, COLORS[k]]));
+  const fresh = () => FRESH(seed, classes.length ? classes[0][0] : -1, sides);
+  let state = fresh(), other = sunset(), quiet;
   const columns = [], fields = [];
   const pictures = view.appendChild(html("div", { class: "gen-columns gen-pictures" }));
   const panel = view.appendChild(html("div", { class: "gen-controls" }));
@@ -240,10 +246,10 @@ function build(root, seed, models, reach) {
     const kept = still?.querySelector(`img[data-model="${name}"]`);
     if (kept) big.root.firstChild.setAttribute("href", kept.src);
     const effect = part.appendChild(html("p", { class: "gen-effect" }, "loading"));
-    columns.push({ name, big, views, effect, plane: plane(planes, name, reach), model: null });
+    columns.push({ name, big, views, effect, plane: plane(planes, name, reach, lit), model: null });
   }
 
-  planes.append(html("p", { class: "gen-key" }, ...[[LIT[16], "16 \u00d7 16"], [LIT[8], "8 \u00d7 8"], [LEFT_OUT, "left out"]].map(
+  planes.append(html("p", { class: "gen-key" }, ...[...sides.map((side) => [lit[side], square(side)]), [LEFT_OUT, "left out"]].map(
     ([color, words]) => html("span", {}, html("i", { style: `background: ${color}` }), words))));
 
   // Controls. Each has a label and a value in words, and is a plain input: keys and screen readers know it.
@@ -276,13 +282,14 @@ function build(root, seed, models, reach) {
   fields.push(() => (number.value = state.seed));
   begin.append(html("label", {}, "Seed", number));
   press(begin, "Next seed", () => plant(state.seed + 1));
+  if (classes.length) choose(begin, "Class", classes, () => String(state.label), (v) => (state.label = Number(v)));
   const level = (way) => (way === 0 ? "picture" : `\u03c3 = ${said(sigmaOf(way))}`);
   range(begin, "Evolved to level", [0, 1, 0.02], level, () => state.way, (v) => (state.way = v));
 
   const bands = panel.appendChild(html("div", { class: "gen-columns" }));
   const percent = (v) => `${v} %`;
-  for (const [side, legend] of LEVELS) {
-    const box = set(bands, legend), of = () => state.levels[side];
+  for (const [side, name] of levels) {
+    const box = set(bands, `${name}, ${square(side)}`), of = () => state.levels[side];
     range(box, "Lowest, left out", [0, 100, 5], percent, () => of().low, (v) => (of().low = v));
     range(box, "Highest, left out", [0, 100, 5], percent, () => of().high, (v) => (of().high = v));
     range(box, "Gain of the band", [0, 2, 0.05], (v) => v.toFixed(2), () => of().gain, (v) => (of().gain = v));
@@ -305,7 +312,7 @@ function build(root, seed, models, reach) {
   yours.addEventListener("dragleave", () => yours.classList.remove("over"));
   yours.addEventListener("drop", (event) => (yours.classList.remove("over"), take(event.dataTransfer.files[0])));
   press(panel.appendChild(html("div", { class: "gen-line" })), "Reset", () => {
-    [state, other] = [FRESH(seed), sunset()];
+    [state, other] = [fresh(), sunset()];
     refresh();
   });
 
@@ -372,9 +379,9 @@ function build(root, seed, models, reach) {
   }
 
   /** How far the pictures of the kept and of the left-out pairs are from adding up to that of all, in grey levels. */
-  async function gap({ model, states, kept, part, dt }) {
-    const one = await model.draw(dt, states, kept.map((inside) => Float32Array.from(inside)));
-    const all = await model.draw(dt, states, kept.map(({ length }) => new Float32Array(length).fill(1)));
+  async function gap({ model, label, states, kept, part, dt }) {
+    const one = await model.draw(label, dt, states, kept.map((inside) => Float32Array.from(inside)));
+    const all = await model.draw(label, dt, states, kept.map(({ length }) => new Float32Array(length).fill(1)));
     return 127.5 * rms(all, one.map((v, i) => v + (part ? part[i] : 0)));
   }
 
@@ -383,20 +390,21 @@ function build(root, seed, models, reach) {
     if (column.left === column.sign) return;
     column.left = column.sign;
     const some = column.kept.some((inside) => inside.includes(0));
-    column.part = some ? await column.model.draw(column.dt, column.states, others(column.kept)) : null;
+    column.part = some ? await column.model.draw(column.label, column.dt, column.states, others(column.kept)) : null;
     column.views["left out"].set(column.part ?? new Float32Array(NUMBERS));
   }
 
   async function draw(column) {
     const { model, views, big } = column, now = structuredClone(state), all = model.rates.map(({ alpha }) => new Float32Array(alpha.length).fill(1));
-    const fresh = column.seed !== now.seed;
-    if (fresh) column.states = await model.lift(noise(now.seed).map((v) => 80 * v), 80);
-    column.seed = now.seed;
-    const told = sigmaOf(now.told), asks = [other, now.told, now.seed];
+    const { seed, label } = now, asked = [seed, label].join();
+    const begun = column.begun !== asked;
+    if (begun) column.states = await model.lift(noise(seed).map((v) => 80 * v), 80, label);
+    [column.begun, column.label] = [asked, label];
+    const told = sigmaOf(now.told), asks = [other, now.told, asked];
     if (now.mix > 0 && asks.some((v, i) => v !== column.asked?.[i])) {
       column.asked = asks;
-      const unit = noise(4294967295 - now.seed);
-      column.refs = await model.lift(other.map((v, i) => v + told * unit[i]), told);
+      const unit = noise(4294967295 - seed);
+      column.refs = await model.lift(other.map((v, i) => v + told * unit[i]), told, label);
     }
     if (column.key !== now.key) [column.key, column.ranks] = [now.key, ranks(model.rates, now.key)];
     const kept = column.ranks.map((rank, i) => band(rank, now.levels[model.rates[i].side]));
@@ -404,20 +412,20 @@ function build(root, seed, models, reach) {
     const t = now.way === 0 ? model.eps : model.clock.time(sigmaOf(now.way)), dt = t - model.T;
     const gains = parts.map(({ gain }) => gain), shares = parts.map(({ share }) => share);
     const values = clipped(await (now.mix > 0
-      ? model.draw(dt, column.states, gains, t - model.clock.time(told), column.refs, shares)
-      : model.draw(dt, column.states, gains)));
+      ? model.draw(label, dt, column.states, gains, t - model.clock.time(told), column.refs, shares)
+      : model.draw(label, dt, column.states, gains)));
     big.set(values);
     reveal();
-    if (fresh) { // once for each noise: without bands, and without A
-      column.whole = clipped(await model.draw(model.eps - model.T, column.states, all));
-      column.idle = clipped(await model.draw(0, column.states, all));
+    if (begun) { // once for each noise and class: without bands, and without A
+      column.whole = clipped(await model.draw(label, model.eps - model.T, column.states, all));
+      column.idle = clipped(await model.draw(label, 0, column.states, all));
       views.whole.set(column.whole);
       views["A = 0"].set(column.idle);
     }
     views.change.set(values.map((v, i) => v - column.whole[i]));
     column.effect.textContent = `A = 0 changes it by ${(127.5 * rms(column.whole, column.idle)).toFixed(1)} grey levels`;
     const bands = [now.key, ...Object.values(now.levels).flatMap(({ low, high }) => [low, high])].join();
-    Object.assign(column, { kept, dt, sign: [bands, dt, now.seed].join(), moved: 127.5 * rms(column.whole, values) });
+    Object.assign(column, { kept, dt, sign: [bands, dt, asked].join(), moved: 127.5 * rms(column.whole, values) });
     column.show = () => { // the plane, where the band has changed
       if (column.drawn !== bands) column.plane(model, kept);
       column.drawn = bands;
@@ -433,8 +441,8 @@ function build(root, seed, models, reach) {
   };
 }
 
-/** The plane of rates, times T - eps so that clocks compare: kept pairs in the colour of their level, the rest grey. */
-function plane(parent, name, reach) {
+/** The plane of rates, times T - eps so that clocks compare: kept pairs in the `color` of their side, the rest grey. */
+function plane(parent, name, reach, color) {
   const narrow = parent.clientWidth < 560 && innerWidth < 700;
   const [x, y] = reach.map((most) => [-most, most]);
   const frame = axes(parent, { x, y, width: narrow ? 215 : 360, height: narrow ? 215 : 300, title: narrow ? "" : name,
@@ -449,7 +457,7 @@ function plane(parent, name, reach) {
     for (const lit of [0, 1]) {
       model.rates.forEach(({ alpha, beta, side }, l) => {
         const r = alpha.length < 1000 ? 5 : 1.5; // one rate a pair, or one at each place
-        [pen.fillStyle, pen.globalAlpha] = lit ? [LIT[side], r > 2 ? 0.8 : 0.5] : [LEFT_OUT, r > 2 ? 0.8 : 0.35];
+        [pen.fillStyle, pen.globalAlpha] = lit ? [color[side], r > 2 ? 0.8 : 0.5] : [LEFT_OUT, r > 2 ? 0.8 : 0.35];
         for (let i = 0; i < alpha.length; i++) {
           if (kept[l][i] !== lit) continue;
           const [a, b] = [at(x, alpha[i], canvas.width), canvas.height - at(y, beta[i], canvas.height)];
