@@ -32,6 +32,7 @@ KINDS = (
     "toy2d.json",
     "steady.json",
     "teacher-recipes.json",
+    "guidance.json",
     "cifar10-mini.json",
     "kdm.json",
 )

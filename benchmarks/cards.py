@@ -27,6 +27,8 @@ METRICS = {
     r"frechet-(?!few|.*ratio).*": "frechet_distance",
     r"end-error|tiny-end": "mse",
     r"cond-hkd-rate": "accuracy",
+    r"guided-frechet": "frechet_distance",
+    r"guided-class-found": "accuracy",
 }
 TASKS = ("image-classification", "image-generation")
 
@@ -37,13 +39,15 @@ def metric(claim: str) -> str | None:
     return next(found, None)
 
 
-def dataset(word: str) -> dict[str, str]:
-    """What a metric was measured on: type, name and split."""
+def dataset(word: str, claim: str) -> dict[str, str]:
+    """What a metric of a `claim` was measured on: type, name and split."""
     if word == "mse":
         ends = "64 noises that no training used, and where the teacher's paths end"
         return {"dataset_type": "teacher-paths", "dataset_name": ends}
     with safe_open(DATA / REFERENCE, "np") as file:
         pictures = file.metadata()["pictures"]
+    if claim.startswith("guided-"):
+        pictures = "CIFAR-10, 50,000 training pictures"
     if word == "accuracy":
         return {"dataset_type": "cifar10", "dataset_name": "CIFAR-10"}
     return {
@@ -64,7 +68,7 @@ def results(name: str, card: ModelCard, claims: list[dict]) -> list[EvalResult]:
             metric_name=claim["what"],
             metric_value=claim["value"],
             metric_args={"claim": claim["id"], "command": claim["command"]},
-            **dataset(word),
+            **dataset(word, claim["id"]),
         )
         for claim in claims
         if list(claim["weights"]) == [f"{name}/{WEIGHTS}"]

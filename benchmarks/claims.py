@@ -45,6 +45,7 @@ TEACHER = "teacher-cifar10"
 HKD = "hkd-cifar10"
 TINY = "hkd-cifar10-tiny"  # by guess decoding
 CLASSES = "hkd-cifar10-cond"
+GUIDED = "teacher-cifar10-cond"  # the teacher that guides itself
 # of each one's own teacher
 PATHS = {HKD: "trajectories-cifar10", TINY: "trajectories-cifar10-tiny"}
 ALIKE = ("longer", "paper")  # of the ablations, beside TINY
@@ -445,6 +446,25 @@ def beside_claims() -> list[dict]:
     return claims
 
 
+def guided_claims() -> list[dict]:
+    """The weight with the least distance, from guidance.py's own file."""
+    told = stored(data_folder() / "guidance.json")
+    alike = [
+        r for r in told["rows"] if (r["kind"], r["interval"][1]) == ("class", None)
+    ]
+    best = min(alike, key=lambda r: r["frechet_ours"])
+    where = f"guided by weight {best['weight']:g}, {best['n']} samples"
+    command = "python benchmarks/guidance.py --data cifar"
+    what = f"Frechet distance of {GUIDED}, {where}, bundled features"
+    line = what, best["frechet_ours"], 0.3, command, GUIDED
+    found = f"share of samples of {GUIDED}, {where}, in which {SECOND} finds the class"
+    claims = [
+        claim("guided-frechet", *line),
+        claim("guided-class-found", found, best["class_found"], 0.02, command, GUIDED),
+    ]
+    return [c | {"device": told["device"], "date": best["date"]} for c in claims]
+
+
 def speed_claims() -> list[dict]:
     one = (
         "time of the teacher's 35 evaluations over that of one step, batch 64, one run"
@@ -493,6 +513,7 @@ GROUPS = {
     "curve": curve_claims,
     "beside": beside_claims,
     "few": few_claims,
+    "guided": guided_claims,
     "speed": speed_claims,
 }
 

@@ -545,3 +545,25 @@ def test_a_recipe_spends_its_time_and_is_measured_where_it_did_not_train(
     for who in ("none", "class"):
         assert len(found[who]["levels"]) == 2 and min(found[who]["levels"]) > 0
         assert np.isfinite([*found[who]["levels"], found[who]["mean"]]).all()
+
+
+def test_a_weight_is_measured_in_the_interval_that_its_row_says(monkeypatch):
+    guidance = script("guidance")
+    rng = torch.Generator().manual_seed(0)
+    draw = lambda n: torch.randint(256, (n, 3, 32, 32), generator=rng).byte()
+    judges = {k: lambda x: x.flatten(1)[:, :8].float() for k in ("ours", "second")}
+    real = {k: judges[k](draw(40)) for k in judges}
+    asked = []
+
+    def sampled(denoiser, n, seed, steps, labels, precision):
+        asked.append((denoiser.weight, denoiser.interval, denoiser.weaker is None))
+        return draw(n)
+
+    monkeypatch.setattr(guidance.evaluation, "draw", sampled)
+    monkeypatch.setattr(guidance, "TEACHER", "teacher-cifar10-tiny")
+    for row in guidance.ROWS:
+        found = guidance.measured({**row, "n": 20, "steps": 3}, judges, real)
+        assert np.isfinite(list(found.values())).all() and found["frechet_ours"] > 0
+    assert (1.0, (0.0, float("inf")), True) in asked
+    assert (2.0, (0.2, 3.0), True) in asked
+    assert (2.0, (0.0, float("inf")), False) in asked and len(set(asked)) == 12

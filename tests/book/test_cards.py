@@ -54,11 +54,9 @@ def test_a_card_says_what_the_claims_say(name, cards):
 
 
 def test_most_models_have_results_and_each_claim_one_card():
-    """Nothing is claimed of teacher-cifar10-tiny alone, which is for ablations, and not
-    yet of the two classifiers that no bundled model has met.
-    """
+    """Nothing is claimed of teacher-cifar10-tiny alone, which is for ablations."""
     found = {name: card(name).data.eval_results or [] for name in NAMES}
-    assert sum(map(bool, found.values())) >= len(NAMES) - 3
+    assert sum(map(bool, found.values())) >= len(NAMES) - 1
     named = [r.metric_args["claim"] for rows in found.values() for r in rows]
     assert len(named) == len(set(named))
     alone = [c["id"] for c in CLAIMS if len(c["weights"]) == 1]
