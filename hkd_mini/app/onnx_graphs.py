@@ -95,6 +95,8 @@ class Draw(nn.Module):
     Source: HKD eq 3, HKD eq 4, HKD eq 5.
     """
 
+    c_noise: Tensor
+
     def __init__(self, model: HKD):
         super().__init__()
         self.generators = model.generators
