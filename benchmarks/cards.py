@@ -46,7 +46,7 @@ def dataset(word: str, claim: str) -> dict[str, str]:
         return {"dataset_type": "teacher-paths", "dataset_name": ends}
     with safe_open(DATA / REFERENCE, "np") as file:
         pictures = file.metadata()["pictures"]
-    if claim.startswith("guided-"):
+    if claim.startswith("guided-"):  # of the originals, unlike the reference
         pictures = "CIFAR-10, 50,000 training pictures"
     if word == "accuracy":
         return {"dataset_type": "cifar10", "dataset_name": "CIFAR-10"}
