@@ -33,6 +33,7 @@ KINDS = (
     "steady.json",
     "teacher-recipes.json",
     "guidance.json",
+    "shapes64.json",
     "cifar10-mini.json",
     "kdm.json",
 )

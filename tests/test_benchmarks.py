@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import ends
 from scipy.stats import spearmanr
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -567,3 +568,43 @@ def test_a_weight_is_measured_in_the_interval_that_its_row_says(monkeypatch):
     assert (1.0, (0.0, float("inf")), True) in asked
     assert (2.0, (0.2, 3.0), True) in asked
     assert (2.0, (0.0, float("inf")), False) in asked and len(set(asked)) == 12
+
+
+def test_a_ray_never_steps_through_a_solid():
+    """Marching needs a distance that is never too long: it changes by at most as much
+    as the point moves, and its sign says inside or outside.
+    """
+    shapes = script("shapes")
+    rng = np.random.default_rng(0)
+    p = rng.uniform(-2, 2, (3, 20_000)).astype(np.float32)
+    q = p + rng.normal(0, 0.1, p.shape).astype(np.float32)
+    for kind in shapes.KINDS:
+        moved = np.linalg.norm(p - q, axis=0)
+        change = abs(shapes.solid(kind, p) - shapes.solid(kind, q))
+        assert (change <= moved + 1e-5).all(), kind
+        inside = [[0.52], [0], [0.24]] if kind == "rings" else [[0], [0], [0.5]]
+        assert shapes.solid(kind, np.array(inside)) < -0.1
+        assert shapes.solid(kind, np.array([[2.0], [2], [2]])) > 1
+    hole = np.array([[0], [0], [0.24]])
+    assert shapes.solid("rings", hole) > 0.2
+
+
+def test_picture_k_is_a_function_of_k(tmp_path):
+    shapes = script("shapes")
+    folder = shapes.rendered(tmp_path / "all", 0, 6)
+    first = {p.name: p.read_bytes() for p in folder.rglob("*.png")}
+    shapes.rendered(tmp_path / "last", 5, 6)
+    assert len(first) == 6
+    assert {p.name for p in folder.iterdir()} == set(shapes.KINDS)
+    again = (tmp_path / "last" / "balls" / "00005.png").read_bytes()
+    assert again == first["00005.png"] != first["00000.png"]
+    x = shapes.picture(0, shapes.rays())
+    assert x.shape == (64, 64, 3) and x.dtype == np.uint8 and x.std() > 20
+
+
+def test_the_hours_commands_are_commands(capsys):
+    """Each is understood, up to where it begins: its folders are not there."""
+    shapes = script("shapes")
+    for line in shapes.commands("nowhere").values():
+        status, _, error = ends(capsys, *line.split())
+        assert status == 2 and error.startswith("hkd-mini: nowhere"), line
