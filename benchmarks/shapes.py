@@ -210,10 +210,9 @@ def commands(place: str) -> dict[str, str]:
 
 
 def typed(arguments: str) -> None:
-    """Run the command as it would be typed, with its answer to the estimate."""
+    """Run the command as it would be typed."""
     print("hkd-mini", arguments, flush=True)
-    words = [sys.executable, "-m", "hkd_mini", *arguments.split(), "--yes"]
-    subprocess.run(words, check=True)
+    subprocess.run([sys.executable, "-m", "hkd_mini", *arguments.split()], check=True)
 
 
 def nearest(x: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
