@@ -608,3 +608,17 @@ def test_the_hours_commands_are_commands(capsys):
     for line in shapes.commands("nowhere").values():
         status, _, error = ends(capsys, *line.split())
         assert status == 2 and error.startswith("hkd-mini: nowhere"), line
+
+
+def test_chapter_19_prints_the_hours_commands():
+    text = (FOLDER.parent / "book/text/19-your-own-pictures.md").read_text("utf-8")
+    printed = " ".join(text.replace("\\\n", " ").split())
+    for line in script("shapes").commands("mine").values():
+        typed = set(f"hkd-mini {line}".split(" --"))
+        name = line.split()[0]
+        assert any(
+            set(part.strip().split(" --")) == typed
+            for part in re.findall(
+                rf"(?:hkd-mini {name}) [^`]*?(?= hkd-mini| ```)", printed
+            )
+        ), line
