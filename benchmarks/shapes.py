@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from common import device, in_words, parser, rounded, today, write
 from PIL import Image
-from safetensors.torch import save_file
 
 from hkd_mini import HKD
 from hkd_mini.app import evaluation, machine
@@ -35,10 +34,10 @@ from hkd_mini.judge.classifier import Classifier, share_found
 from hkd_mini.judge.features import in_batches
 
 RESULTS = data_folder() / "shapes64.json"
-PICTURES = data_folder() / "shapes64.safetensors"
+PICTURES = pathlib.Path(__file__).parents[1] / "book/assets/pictures/hour.webp"
 TRAINED = 5000  # pictures to train on
 HELD = 500  # further ones that nobody trains on, and as many samples of each model
-KEPT = 20  # of each, for the book
+KEPT = 10  # of each, a row of the book's sheet
 SEED = 1  # of the samples; the paths are of seed 0
 
 KINDS = ("balls", "cubes", "cylinders", "cones", "rings")
@@ -131,11 +130,14 @@ def picture(k, way):
     size = np.float32(rng.uniform(0.8, 1.1))
     shift = np.array([*rng.uniform(-0.3, 0.3, 2), 0], np.float32)[:, None]
     turn = rng.uniform(0, 2 * np.pi)
-    cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
-    colour, style = vivid(rng), int(rng.integers(4))
+    cos = np.float32(np.cos(turn))
+    sin = np.float32(np.sin(turn))
+    colour = vivid(rng)
+    style = int(rng.integers(4))
     other = np.clip(colour * 0.35 + (rng.random() < 0.5) * 0.6, 0, 1)
     ground = vivid(rng, (0.1, 0.45), (0.55, 0.95))
-    azimuth, height = rng.uniform(-2.6, -0.5), rng.uniform(0.7, 1.1)
+    azimuth = rng.uniform(-2.6, -0.5)
+    height = rng.uniform(0.7, 1.1)
     light = np.array([np.cos(azimuth), np.sin(azimuth), height], np.float32)
     light = (light / np.linalg.norm(light))[:, None]
 
@@ -159,7 +161,8 @@ def picture(k, way):
     base = np.where(hit, textured(style, own(at), colour, other), ground[:, None])
     # a soft shadow: how narrowly the way to the light misses the solid
     start = at + 0.02 * up
-    gone, open_ = np.full(way.shape[1], 0.02, np.float32), np.ones(way.shape[1])
+    gone = np.full(way.shape[1], 0.02, np.float32)
+    open_ = np.ones(way.shape[1])
     for _ in range(24):
         d = distance(start + gone * light)
         open_ = np.minimum(open_, np.clip(9 * d / gone, 0, 1))
@@ -224,8 +227,8 @@ def nearest(x: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     return torch.cdist(x, both).amin(1) / x.shape[1] ** 0.5
 
 
-def judged(place: str) -> tuple[dict, dict]:
-    """Numbers of the run below `place`, and the pictures that the book shows."""
+def judged(place: str) -> tuple[dict, np.ndarray]:
+    """Numbers of the run below `place`, and the sheet that the book shows."""
     classifier = Classifier.from_folder(f"{place}/features")
     labels = torch.arange(HELD) % len(KINDS)
     seen = load_images(f"{place}/pictures")
@@ -256,8 +259,8 @@ def judged(place: str) -> tuple[dict, dict]:
         }
         for name, x in made.items()
     }
-    kept = {name.replace(" ", "_"): x[:KEPT].contiguous() for name, x in made.items()}
-    return rows, kept
+    shown = torch.cat([x[:KEPT] for x in made.values()])
+    return rows, evaluation.sheet(shown, KEPT, gap=4)
 
 
 def main() -> None:
@@ -270,7 +273,7 @@ def main() -> None:
     for out, line in lines.items():
         if not pathlib.Path(out).exists():
             typed(line)
-    rows, kept = judged(place)
+    rows, shown = judged(place)
     about = {
         "what": in_words(__doc__),
         "commands": [f"hkd-mini {line}" for line in commands("mine").values()],
@@ -282,7 +285,7 @@ def main() -> None:
         "rows": rounded(rows),
     }
     write(RESULTS, about)
-    save_file(kept, PICTURES)
+    Image.fromarray(shown).save(PICTURES, quality=95, method=6)
     for name, row in rows.items():
         print(name, *(f"{k} {v:.3g}" for k, v in row.items()))
 
