@@ -8,7 +8,7 @@ a folder that is rendered first: balls, cubes, cylinders, cones and rings.
 Colour, texture, size, place, turn, light and floor of each picture are drawn at random,
 so that no two are alike and a copy can be told. Rays are marched along a signed
 distance (Hart, 1996), shadows are soft, edges are means of 2 x 2 rays a pixel. Picture
-k is a function of k alone. Then five commands are run as they are printed, and what
+k is a function of k alone. Then four commands are run as they are printed, and what
 they made is judged by the folder's own classifier and by one that was trained on
 ImageNet. What is there already is not made again. One thread: an hour and a half.
 """
