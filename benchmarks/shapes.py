@@ -14,6 +14,7 @@ ImageNet. What is there already is not made again. One thread: an hour and a hal
 """
 
 import colorsys
+import json
 import pathlib
 import subprocess
 import sys
@@ -218,6 +219,15 @@ def typed(arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "hkd_mini", *arguments.split()], check=True)
 
 
+def minutes(place: str) -> dict[str, float]:
+    """What the training of each model took, by its log."""
+    logs = {k: pathlib.Path(place, k, "log.jsonl") for k in ("teacher", "student")}
+    last = {
+        k: file.read_text(encoding="utf-8").splitlines()[-1] for k, file in logs.items()
+    }
+    return {k: json.loads(line)["seconds"] / 60 for k, line in last.items()}
+
+
 def nearest(x: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """Root mean square difference of each picture to the nearest of `others`, as it is
     or mirrored.
@@ -254,10 +264,11 @@ def judged(place: str) -> tuple[dict, np.ndarray]:
         }
         | {
             "class_found": share_found(classifier, x, labels),
-            "nearest": float(nearest(x, seen.x).median()),
-            "nearest_of_all": float(nearest(x, seen.x).min()),
+            "nearest": float(near.median()),
+            "nearest_of_all": float(near.min()),
         }
         for name, x in made.items()
+        for near in [nearest(x, seen.x)]
     }
     shown = torch.cat([x[:KEPT] for x in made.values()])
     return rows, evaluation.sheet(shown, KEPT, gap=4)
@@ -281,6 +292,7 @@ def main() -> None:
         "n": HELD,
         "seed": SEED,
         "device": device(),
+        "minutes": rounded(minutes(place)),
         "date": today(),
         "rows": rounded(rows),
     }
