@@ -5,7 +5,12 @@ figures belong to the machine.
 import ast
 import importlib.util
 import json
+import math
+import os
 import re
+import subprocess
+import sys
+import time
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +23,10 @@ from scipy.stats import spearmanr
 from torch.utils.flop_counter import FlopCounterMode
 
 from hkd_mini import load
+from hkd_mini.diffusion.teacher import Denoiser
 from hkd_mini.diffusion.unet import UNetConfig
-from hkd_mini.engine.config import TrainConfig
+from hkd_mini.engine.border import inside
 from hkd_mini.engine.data import Images
-from hkd_mini.hkd import make_paths
 from hkd_mini.hkd.bands import mean_frequency
 from hkd_mini.hkd.config import HKDConfig
 from hkd_mini.hkd.model import HKD
@@ -476,50 +481,111 @@ def test_modes_and_bands_of_the_bundled_model(capsys):
     assert len(found["alpha"]) == 2 and found["alpha"] != found["abs"]
 
 
-def test_training_for_a_gpu_that_is_lent_for_minutes(monkeypatch, tmp_path, capsys):
-    training = script("gpu_training")
+def few_pictures() -> Images:
     rng = torch.Generator().manual_seed(0)
     x = torch.randint(256, (40, 3, 32, 32), generator=rng, dtype=torch.uint8)
-    pictures = Images(x, torch.arange(40) % 10, tuple("abcdefghij"))
+    return Images(x, torch.arange(40) % 10, tuple("abcdefghij"))
+
+
+def test_training_for_a_gpu_that_is_lent_for_minutes(monkeypatch, tmp_path, capsys):
+    training = script("gpu_training")
+    pictures = few_pictures()
     monkeypatch.setattr(training, "load_cifar10", lambda split, folder: pictures)
     monkeypatch.setattr(training, "SIDE", 3)
-    monkeypatch.setattr(training, "PROBE", 3)
-    monkeypatch.setattr(training, "WARM", 1)
-    monkeypatch.setattr(training, "SHARD", 4)
-    monkeypatch.setattr(make_paths, "SHARD", 4)
-    package = tmp_path / "package"
-    training.pack("anywhere", package, 1.0)
-    found = training.unpacked(package)
-    assert torch.equal(found.x, x[:36])  # four whole sheets, bit for bit
+    monkeypatch.setattr(training, "WARM", 2)
+    monkeypatch.setattr(training, "WEIGHTS", (1.5, 2.0))
+    training.pack("anywhere", tmp_path / "carry", 0.06)
+    folders = sorted(tmp_path.glob("carry-*"))
+    assert len(folders) == 2 and "36 pictures in 2 folders" in capsys.readouterr().out
+    found = training.unpacked(folders)
+    assert torch.equal(found.x, pictures.x[:36])  # four whole sheets, bit for bit
     assert torch.equal(found.labels, pictures.labels[:36])
-    training.pack("anywhere", tmp_path / "less", 0.03)
-    assert 0 < len(training.unpacked(tmp_path / "less").x) < 36
-    assert "MiB" in capsys.readouterr().out
+    assert 0 < len(training.unpacked(folders[:1]).x) < 36
 
     out = tmp_path / "out"
-    asked = {"pack": package, "out": out, "minutes": 1e-3, "small": True}
-    told = training.trained(namedtuple("Options", asked)(**asked))
-    assert told["pictures"] == 36 and told["paths"] == 4
+    asked = {"pack": folders, "out": out, "seconds": 1e-3, "small": True}
+    with inside():
+        told = training.trained(namedtuple("Options", asked)(**asked))
+    assert told["pictures"] == 36 and told["paths"] == 16
+    assert {row["weight"] for row in told["guidance"]} == {1.5, 2.0}
     for name in ("teacher", "hkd", "hkd-paper"):
         model = load(out / name)
         assert all(p.isfinite().all() for p in model.parameters())
-        # no time at all still buys as many steps as the pace was measured on
+        # no time at all still buys one step more than what compiles
         assert told[name]["images"] == 3 * 8
-        assert (out / f"{name}.jsonl").read_text().count("\n") >= 1
-    assert load(out / "hkd").config.readout == "linear"
-    assert load(out / "hkd-paper").sample(torch.randn(2, 3, 32, 32)).shape[0] == 2
+        lines = (out / f"{name}.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1])["images"] == 3 * 8
+    assert (
+        load(out / "hkd").config.anchored
+        and not load(out / "hkd-paper").config.rates[1]
+    )
+    told_labels = torch.tensor([3, -1])
+    assert (
+        load(out / "hkd")
+        .sample(torch.randn(2, 3, 32, 32), told_labels)
+        .isfinite()
+        .all()
+    )
     assert json.loads((out / "told.json").read_text()) == told
 
 
-def test_a_stage_takes_on_what_fits(monkeypatch):
+def test_a_loss_that_is_not_finite_ends_a_stage_with_the_average_before(
+    monkeypatch, tmp_path
+):
     training = script("gpu_training")
-    clock = iter(range(100))
-    monkeypatch.setattr(training.time, "monotonic", lambda: 10.0 * next(clock))
-    Step = namedtuple("Step", "step")
-    start = lambda config: map(Step, range(1, config.steps + 1))
-    config = training.fitting(start, TrainConfig(batch=4), 1000.0)
-    pace = 10 / (training.PROBE - training.WARM)
-    assert config.steps == int((1000 - 1.3 * 20) / pace)
+    monkeypatch.setattr(training, "WARM", 2)
+    model = training.placed(Denoiser(training.SMALL), "cpu")
+    losses = iter([1.0, 1.0, math.nan, 1.0])
+
+    def loss(given, progress):
+        some = sum(p.sum() for p in model.parameters())
+        return {"loss": 1e-3 * some * next(losses)}
+
+    config = replace(training.TEACHER, batch=8, compile=False, precision="fp32")
+    until = time.monotonic()
+    with inside():
+        average, told = training.learn(
+            "one", model, loss, iter([{}] * 4), config, until, tmp_path
+        )
+    assert math.isnan(told["loss"])
+    assert all(p.isfinite().all() for p in average.parameters())
+
+
+def test_indices_come_all_once_before_any_comes_again():
+    batches = script("gpu_training").endless(5, 2, "cpu")
+    first, second = torch.cat([next(batches) for _ in range(5)]).split(5)
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(5))
+
+
+def test_a_training_step_is_one_graph(tmp_path):
+    # in a process of its own, whose functions no test looks into
+    code = """if True:
+        import functools, sys, torch
+        torch.compile = functools.partial(torch.compile, backend="eager")
+        import gpu_training as g
+        g.NETWORK, g.WARM = g.SMALL, 1
+        for stage in g.UNTIL:
+            asked = f"warm {stage} --small --compile --seconds 0 --out runs-{stage}"
+            sys.argv[1:] = asked.split()
+            g.main()
+    """
+    command = [sys.executable, "-c", code]
+    path = os.pathsep.join([str(FOLDER), str(FOLDER.parent)])
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )  # fullgraph=True: a step that breaks in two is an error
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [json.loads(s) for s in done.stdout.splitlines() if s.startswith("{")]
+    assert [set(x) & {"loss", "sum"} for x in lines] == [
+        {"loss"},
+        {"sum"},
+        {"loss"},
+        {"loss"},
+    ]
 
 
 @pytest.mark.parametrize("learned", [False, True])

@@ -235,7 +235,8 @@ class Decoder(nn.Module):
 
     def rise(self, states: list[Tensor], emb: Tensor) -> list[Tensor]:
         """What leaves the last block of every resolution, fine to coarse."""
-        *skips, x = states
+        x = states[-1]
+        skips = list(states[:-1])  # `*skips, x =` is no list to torch 2.11's compiler
         found: list[Tensor] = []
         for block in self.blocks.values():
             if block.resample == "up":

@@ -151,13 +151,8 @@ class HKD(nn.Module, Saved):
             level = expand(
                 self.clock.sigma(torch.as_tensor(t, dtype=torch.float32)), x_t
             )
-            if not (level > 0).all():
-                raise ValueError(
-                    f"t reaches noise level {float(level.min())}: need one above 0; "
-                    "the picture is at t = clock.eps"
-                )
-            if self.config.network.bounded:
-                as_pictures("x_t", x_t, float(level.max()))
+            if not torch.compiler.is_compiling():  # a look cuts a compiled graph
+                self._look(x_t, level)
             total = (level**2 + self.noise.sigma_data**2).sqrt()
         # the same scaling with the level read off x itself: a function of x alone
         else:
@@ -175,6 +170,16 @@ class HKD(nn.Module, Saved):
         ends = (self.clock.eps, self.clock.T)
         parts = (cast(KoopmanGenerator, part) for part in self.generators)
         return [A.from_anchor(z, t, ends) for A, z in zip(parts, states, strict=True)]
+
+    def _look(self, x_t: Tensor, level: Tensor) -> None:
+        """ValueError for a level that is not above 0, or for no pictures at all."""
+        if not (level > 0).all():
+            raise ValueError(
+                f"t reaches noise level {float(level.min())}: need one above 0; the "
+                "picture is at t = clock.eps"
+            )
+        if self.config.network.bounded:
+            as_pictures("x_t", x_t, float(level.max()))
 
     def evolve(
         self,

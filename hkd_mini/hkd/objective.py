@@ -84,7 +84,7 @@ def hkd_loss(
     x: Float[Tensor, "batch s ..."],
     sigma: Float[Tensor, "batch s"],
     end: Float[Tensor, "batch ..."],
-    progress: float = 1.0,
+    progress: float | Float[Tensor, ""] = 1.0,
     labels: Tensor | None = None,
     objective: Objective = PAPER,
     **further: Tensor,
@@ -95,12 +95,13 @@ def hkd_loss(
     `model` is an HKD. x[:, k] is the path at level sigma[:, k], with k = 0 at T
     (reconstruction) and the rest anywhere (consistency); `end` is the path's end,
     `labels` (batch,) its class; d is `distance` at `progress`, the part of the run in
-    [0, 1] that is over. Times are folded into the batch. `objective` adds terms that
-    are not the paper's; those that look on the way want x_u, sigma_u (batch, s), any
-    other point of the path for each x, guess decoding the teacher's guess_u there, the
-    infinitesimal one x_near, sigma_near, a neighbour. With partners "own" there is no
-    u: guess decoding wants the teacher's `guess` at x. Returns scalars: loss, mse,
-    perceptual, mse_T, and one for each added term.
+    [0, 1] that is over, as a tensor where a compiled step shall not be compiled anew.
+    Times are folded into the batch. `objective` adds terms that are not the paper's;
+    those that look on the way want x_u, sigma_u (batch, s), any other point of the path
+    for each x, guess decoding the teacher's guess_u there, the infinitesimal one
+    x_near, sigma_near, a neighbour. With partners "own" there is no u: guess decoding
+    wants the teacher's `guess` at x. Returns scalars: loss, mse, perceptual, mse_T, and
+    one for each added term.
     Source: HKD eq 6, HKD algorithm 1, HKD appendix B.1, HKD appendix D.4.
     """
     s = x.shape[1]

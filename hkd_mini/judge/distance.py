@@ -30,7 +30,9 @@ def bundled(name: str) -> str:
     return JUDGE if name == "cifar" else name
 
 
-def annealed(progress: float, start: float = 1.0, end: float = 1e-3) -> float:
+def annealed(
+    progress: float | Float[Tensor, ""], start: float = 1.0, end: float = 1e-3
+) -> float | Float[Tensor, ""]:
     """l1 at a part `progress` (0 to 1) of the run: start (end / start)^progress.
     Source: HKD appendix D.4.
     """
@@ -68,7 +70,7 @@ class Distance(nn.Module):
         self,
         a: Float[Tensor, "batch ..."],
         b: Float[Tensor, "batch ..."],
-        progress: float = 1.0,
+        progress: float | Float[Tensor, ""] = 1.0,
     ) -> tuple[
         Float[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]
     ]:
