@@ -235,15 +235,14 @@ class Decoder(nn.Module):
 
     def rise(self, states: list[Tensor], emb: Tensor) -> list[Tensor]:
         """What leaves the last block of every resolution, fine to coarse."""
-        x = states[-1]
-        skips = list(states[:-1])  # `*skips, x =` is no list to torch 2.11's compiler
+        skips = list(states)  # `*skips, x =` is no list to torch 2.11's compiler
+        x = skips.pop()
         found: list[Tensor] = []
         for block in self.blocks.values():
             if block.resample == "up":
                 found.insert(0, x)
-            x = block(
-                torch.cat([x, skips.pop()], dim=1) if block.takes_skip else x, emb
-            )
+            x = torch.cat([x, skips.pop()], dim=1) if block.takes_skip else x
+            x = block(x, emb)
         return [x, *found]
 
     def forward(self, states: list[Tensor], emb: Tensor) -> Tensor:

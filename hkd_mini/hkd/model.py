@@ -135,10 +135,10 @@ class HKD(nn.Module, Saved):
     ) -> list[Float[Tensor, "batch d h w"]]:
         """Lift x_t (batch, *shape), at noise level clock.sigma(t), to states (batch,
         d_l, h_l, w_l).
-        Source: HKD eq 2.
 
         Raises ValueError for x of another shape, or for level 0 (a sampled path's last
         point), which an encoder told the level cannot be told: give `clock.eps` there.
+        Source: HKD eq 2.
         """
         shape = self.config.network.shape
         if tuple(x_t.shape[1:]) != shape:
@@ -148,19 +148,15 @@ class HKD(nn.Module, Saved):
             )
         x_t = x_t.float()
         if self.config.encoder_time == "sigma":
-            level = expand(
-                self.clock.sigma(torch.as_tensor(t, dtype=torch.float32)), x_t
-            )
+            sigma = self.clock.sigma(torch.as_tensor(t, dtype=torch.float32))
+            level = expand(sigma, x_t)
             if not torch.compiler.is_compiling():  # a look cuts a compiled graph
                 self._look(x_t, level)
             total = (level**2 + self.noise.sigma_data**2).sqrt()
         # the same scaling with the level read off x itself: a function of x alone
         else:
-            total = (
-                (x_t.square().flatten(1).mean(1) + self.noise.sigma_data**2)
-                .sqrt()
-                .reshape(-1, *[1] * (x_t.ndim - 1))
-            )
+            squared = x_t.square().flatten(1).mean(1) + self.noise.sigma_data**2
+            total = expand(squared.sqrt(), x_t)
             level = total
         c_noise = (level.flatten().log() / 4).expand(len(x_t))
         told = self.embedding(c_noise, one_hot(labels, self.config.network.labels))
@@ -195,8 +191,7 @@ class HKD(nn.Module, Saved):
         t, s: numbers or (batch,). `masks`, one (d_l/2, h_l, w_l) per state, weigh the
         evolved pairs.
         """
-        nothing = [None] * len(states)
-        chosen: Sequence[Tensor | None] = nothing if masks is None else masks
+        chosen: Sequence[Tensor | None] = masks or [None] * len(states)
         return [
             g(z, s - t, mask)
             for g, z, mask in zip(self.generators, states, chosen, strict=True)

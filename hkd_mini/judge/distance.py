@@ -34,8 +34,11 @@ def annealed(
     progress: float | Float[Tensor, ""], start: float = 1.0, end: float = 1e-3
 ) -> float | Float[Tensor, ""]:
     """l1 at a part `progress` (0 to 1) of the run: start (end / start)^progress.
+    ValueError for a `start` or `end` that is not above 0.
     Source: HKD appendix D.4.
     """
+    if not (start > 0 and end > 0):
+        raise ValueError(f"start = {start}, end = {end}: both above 0")
     return start * (end / start) ** progress
 
 

@@ -282,7 +282,6 @@ def bad_arrays(value):
     more = value[None, None, None]
     found += [
         more,
-        value[..., :0],
         value.astype(complex)
         if isinstance(value, np.ndarray)
         else value.to(torch.complex64),
@@ -290,7 +289,12 @@ def bad_arrays(value):
     if value.dtype in (torch.float32, torch.float64, np.float64):
         found += [value * math.nan, value * 0 + math.inf]
     if value.ndim:
-        found += [value[:1][:, ...].reshape(-1)[:1], np.array(["x"]), value[:-1]]
+        found += [
+            value[..., :0],
+            value[:1][:, ...].reshape(-1)[:1],
+            np.array(["x"]),
+            value[:-1],
+        ]
     return found
 
 
