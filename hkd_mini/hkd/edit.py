@@ -19,7 +19,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from ..engine.checks import HOLES, as_pictures
@@ -86,11 +86,8 @@ def inject(
     masks = [z.new_ones(1, 1, 1) for z in states] if masks is None else masks
     mixed = []
     for z, other, mask in zip(states, reference, masks, strict=True):
-        weight = (
-            torch.zeros_like(z[:1])
-            if mask is None
-            else apply_mask(torch.ones_like(z[:1]), mask)
-        )
+        ones = torch.ones_like(z[:1])
+        weight = 0 * ones if mask is None else apply_mask(ones, mask)
         if region is not None:
             weight = weight * at_resolution(region, *z.shape[2:])
         mixed.append(torch.lerp(z, other.expand_as(z), (ratio * weight).expand_as(z)))
@@ -107,20 +104,22 @@ def edited(
     ratio: float = 0.5,
     region: Shaped[Tensor, "height width"] | None = None,
     u: float | None = None,
+    labels: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch ..."]:
     """Pictures from unit noise with a band of a reference injected at time t.
 
     `reference` is x_t of the reference, at noise level clock.sigma(t): a point of its
     own path, or picture plus noise (`noised`). States of `model` are evolved T -> t,
     mixed by `masks`, `ratio`, `region` (`inject`), evolved t -> u, decoded. At `u` =
-    eps, where None is given, it is the picture; before, the edited guess.
+    eps, where None is given, it is the picture; before, the edited guess. Both are told
+    `labels` (batch,), for a model of classes; the reference then is as many.
     Source: HKD section 4.3, HKD figure 5.
     """
-    states = model.evolve(
-        model.encode(model.noise.sigma_max * noise, model.clock.T), model.clock.T, t
-    )
-    mixed = inject(states, model.encode(reference, t), masks, ratio, region)
-    return model.decode(model.evolve(mixed, t, model.clock.eps if u is None else u))
+    T = model.clock.T
+    states = model.evolve(model.encode(model.noise.sigma_max * noise, T, labels), T, t)
+    mixed = inject(states, model.encode(reference, t, labels), masks, ratio, region)
+    end = model.clock.eps if u is None else u
+    return model.decode(model.evolve(mixed, t, end), labels)
 
 
 def noised(
@@ -142,21 +141,19 @@ def interpolate(
     a: Float[Tensor, "batch ..."],
     b: Float[Tensor, "batch ..."],
     weights: Float[Tensor, " k"],
+    labels: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "k batch ..."]:
     """Pictures of `model` between two unit noises, on straight lines between their
-    states: weight 0 is a's, 1 is b's.
+    states: weight 0 is a's, 1 is b's; all told `labels` (batch,), if any.
 
     States at any time give the same pictures, as the evolution is linear. Raises
     ValueError for weights outside [0, 1].
     """
     T = model.clock.T
-    eps = model.clock.eps
-    of_a, of_b = (
-        model.evolve(model.encode(model.noise.sigma_max * n, T), T, eps) for n in (a, b)
-    )
-    return torch.stack(
-        [model.decode(inject(of_a, of_b, ratio=float(weight))) for weight in weights]
-    )
+    lift = lambda n: model.encode(model.noise.sigma_max * n, T, labels)
+    of_a, of_b = (model.evolve(lift(n), T, model.clock.eps) for n in (a, b))
+    mixed = (inject(of_a, of_b, ratio=float(weight)) for weight in weights)
+    return torch.stack([model.decode(states, labels) for states in mixed])
 
 
 @torch.no_grad()
@@ -165,32 +162,30 @@ def restore(
     put_back: Callable[[Float[Tensor, "batch 3 h w"]], Float[Tensor, "batch 3 h w"]],
     noise: Float[Tensor, "_ batch 3 h w"],
     sigmas: Float[Tensor, " rounds"],
+    labels: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch 3 h w"]:
     """Complete pictures of which a part is known: in every round jump to a picture, put
     the known part back, add noise.
 
     `put_back` replaces the known part of a picture, `noise` is unit noise for each
-    round, `sigmas` its falling levels; it begins with what is known, on zero. Raises
-    ValueError for levels that do not fall or leave the model's.
+    round, `sigmas` its falling levels; it begins with what is known, on zero. `labels`
+    (batch,) are told to a model of classes. Raises ValueError for levels that do not
+    fall or leave the model's.
     Source: HKD figure 6; consistency models, algorithm 4.
     """
-    falls = (
-        (sigmas[1:] < sigmas[:-1]).all()
-        and model.noise.sigma_min <= sigmas[-1]
-        and sigmas[0] <= model.noise.sigma_max
-    )
+    ends = model.noise
+    inside = ends.sigma_min <= sigmas[-1] <= sigmas[0] <= ends.sigma_max
+    falls = inside and (sigmas[1:] < sigmas[:-1]).all()
     if len(noise) != len(sigmas) or not falls:
         raise ValueError(
             f"{len(noise)} noises for levels {sigmas.tolist()}: wanted one each, "
-            f"falling from at most {model.noise.sigma_max:g} "
-            f"to at least {model.noise.sigma_min}"
+            f"falling from at most {ends.sigma_max:g} to at least {ends.sigma_min}"
         )
     x = put_back(torch.zeros_like(noise[0]))
     for n, sigma in zip(noise, sigmas.tolist()):
         t = model.clock.time(sigma)
-        x = model.decode(
-            model.evolve(model.encode(x + sigma * n, t), t, model.clock.eps)
-        )
+        states = model.encode(x + sigma * n, t, labels)
+        x = model.decode(model.evolve(states, t, model.clock.eps), labels)
         x = put_back(x.clamp(-1, 1))
     return x
 
@@ -201,14 +196,17 @@ def inpaint(
     known: Shaped[Tensor, "#h #w"],
     noise: Float[Tensor, "_ batch 3 h w"],
     sigmas: Float[Tensor, " rounds"],
+    labels: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch 3 h w"]:
     """Fill in what is missing by `model`: where `known` is 1 (or True) the picture is
     given, elsewhere `image` is not looked at.
 
-    See `restore` for noise, `sigmas` and errors. Known pixels come back as they were.
+    See `restore` for noise, `sigmas`, labels and errors. Known pixels come back as they
+    were.
     """
     as_pictures("image", torch.where(known > 0, image, -0.5))
-    return restore(model, lambda x: torch.where(known > 0, image, x), noise, sigmas)
+    put_back = lambda x: torch.where(known > 0, image, x)
+    return restore(model, put_back, noise, sigmas, labels)
 
 
 def luminance(images: Float[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch h w"]:
@@ -239,12 +237,14 @@ def colourise(
     luma: Float[Tensor, "batch h w"],
     noise: Float[Tensor, "_ batch 3 h w"],
     sigmas: Float[Tensor, " rounds"],
+    labels: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch 3 h w"]:
     """Colour a picture of which the brightness `luma` is known, in [-1, 1]; it comes
     back as it was.
 
     In every round the model's colours are kept and its brightness is replaced
-    (`with_luminance`). See `restore` for noise, `sigmas` and errors.
+    (`with_luminance`). See `restore` for noise, `sigmas`, labels and errors.
     """
     as_pictures("luma", luma)
-    return restore(model, lambda x: with_luminance(x, luma), noise, sigmas)
+    put_back = lambda x: with_luminance(x, luma)
+    return restore(model, put_back, noise, sigmas, labels)

@@ -3,6 +3,7 @@ is known comes back.
 """
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -224,6 +225,35 @@ def test_interpolation_ends_at_both_seeds(model):
     assert between.shape == (3, 2, 3, 8, 8)
     for x, n in zip(between[::2], (a, b)):
         torch.testing.assert_close(x.clamp(-1, 1), model.sample(n))
+
+
+def test_classes_are_told_to_every_edit():
+    """Samples and walks are those of the class; completions and colours depend on
+    it.
+    """
+    torch.manual_seed(0)
+    network = replace(NETWORK, labels=3, no_class=True)
+    model = HKD(HKDConfig(network, **KINDS["linear"])).eval()
+    for parameter in model.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    one = torch.tensor([1, 1])
+    two = torch.tensor([2, 2])
+    a = noise(2)
+    ends = edit.interpolate(model, a, noise(2, seed=6), torch.tensor([0.0, 1.0]), one)
+    torch.testing.assert_close(ends[0].clamp(-1, 1), model.sample(a, one))
+    unchanged = edit.edited(model, a, pictures(2), middle(model), ratio=0.0, labels=one)
+    torch.testing.assert_close(unchanged.clamp(-1, 1), model.sample(a, one))
+    x = pictures(2)
+    how = noise(4, 2), karras_sigmas(4)[:-1]
+    for call in (
+        lambda labels: edit.edited(model, a, x, middle(model), labels=labels),
+        lambda labels: edit.inpaint(model, x, torch.zeros(8, 8), *how, labels),
+        lambda labels: edit.colourise(model, edit.luminance(x), *how, labels),
+    ):
+        assert torch.equal(call(one), call(one))
+        assert not torch.allclose(call(one), call(two), atol=1e-3)
+        untold = torch.tensor([-1, -1])
+        torch.testing.assert_close(call(None), call(untold))
 
 
 def test_regions():
