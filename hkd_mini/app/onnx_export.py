@@ -21,6 +21,8 @@ from ..hkd.model import HKD
 from ..hkd.spectra import spectrum
 from .onnx_graphs import graphs
 
+NUMBERS = 3 * 32 * 32  # of a page's noise
+
 
 def export(
     model: HKD, folder: str | os.PathLike, name: str, bits: int = 8
@@ -62,25 +64,42 @@ def export(
     return {**sizes, f"{name}.json": (folder / f"{name}.json").stat().st_size}
 
 
+def seeded_uniform(seed: int, n: int, first: int = 0) -> Float[np.ndarray, " n"]:
+    """n numbers in [0, 1) that a browser can draw again from the same number, from the
+    `first` of the row on: mulberry32.
+
+    Raises ValueError for a seed outside [0, 2^32).
+    """
+    seed = checked_seed(seed)
+    with np.errstate(over="ignore"):  # the generator's state is a number modulo 2^32
+        steps = np.arange(first + 1, first + n + 1, dtype=np.uint32)
+        a = np.uint32(seed) + steps * np.uint32(0x6D2B79F5)
+        t = (a ^ (a >> np.uint32(15))) * (a | np.uint32(1))
+        t ^= t + (t ^ (t >> np.uint32(7))) * (t | np.uint32(61))
+        return (t ^ (t >> np.uint32(14))) / 2**32
+
+
 def seeded_noise(seed: int, shape: tuple[int, ...]) -> Float[Tensor, "..."]:
     """Unit noise of any `shape` that a browser can draw again from the same number:
-    mulberry32, then Box and Muller's pairs.
+    Box and Muller's pairs.
 
     Every two uniform numbers u, v give sqrt(-2 log(1 - u)) times cos(2 pi v) and sin(2
     pi v). Raises ValueError for a seed outside [0, 2^32).
     """
-    seed = checked_seed(seed)
     n = math.prod(shape)
-    with np.errstate(over="ignore"):  # the generator's state is a number modulo 2^32
-        a = np.uint32(seed) + np.arange(1, n + n % 2 + 1, dtype=np.uint32) * np.uint32(
-            0x6D2B79F5
-        )
-        t = (a ^ (a >> np.uint32(15))) * (a | np.uint32(1))
-        t ^= t + (t ^ (t >> np.uint32(7))) * (t | np.uint32(61))
-        u, v = ((t ^ (t >> np.uint32(14))) / 2**32).reshape(-1, 2).T
+    u, v = seeded_uniform(checked_seed(seed), n + n % 2).reshape(-1, 2).T
     radius = np.sqrt(-2 * np.log1p(-u))
     angle = 2 * np.pi * v
     drawn = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()[
         :n
     ]
     return torch.from_numpy(drawn.astype(np.float32)).reshape(shape)
+
+
+def seeded_class(seed: int, classes: int) -> int:
+    """The class that a page asks for where the reader leaves it open: from the uniform
+    number that follows those of a picture's noise, one in `classes`.
+
+    Raises ValueError for a seed outside [0, 2^32).
+    """
+    return int(classes * seeded_uniform(seed, 1, first=NUMBERS)[0])

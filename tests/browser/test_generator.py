@@ -15,6 +15,9 @@ import pytest
 from PIL import Image
 from rendered import HTML, LIVE_MODEL, in_a_browser
 
+from hkd_mini.app.onnx_export import seeded_class
+from hkd_mini.engine.cifar10 import CIFAR10_NAMES
+
 PAGE = "15-generator-in-your-page.html"
 FILES = HTML / "_static" / "live" / "files.json"
 READY = (
@@ -154,7 +157,7 @@ def test_it_downloads_at_most_twelve_megabytes_before_the_first_picture(browser,
         f"{sum(sizes.values()) / 1e6:.2f} MB in all {len(sizes)} files"
     )
     assert before <= BYTES and sum(sizes.values()) <= 1.1 * BYTES
-    assert {"hkd-cifar10-draw.onnx.gz", "hkd-cifar10-lift.onnx.gz"} <= after
+    assert {f"hkd-cifar10-cond-{part}.onnx.gz" for part in ("lift", "draw")} <= after
 
 
 def test_each_slider_redraws_both_pictures(opened):
@@ -162,7 +165,7 @@ def test_each_slider_redraws_both_pictures(opened):
     the page is said.
     """
     # of the other picture: more work for each drawing
-    share = opened.locator(".live input[type=range]").nth(7)
+    share = opened.locator(".live input[type=range]").nth(10)
     settle(
         opened,
         lambda: share.evaluate(
@@ -199,7 +202,7 @@ def test_each_slider_redraws_both_pictures(opened):
         *(f"{label} {time:.0f} ms;" for label, time in medians.items()),
         f"wanted: below {REDRAW} ms",
     )
-    assert len(medians) == 9
+    assert len(medians) == 12
 
 
 def test_the_still_is_what_the_page_draws(opened):
@@ -223,7 +226,7 @@ def test_the_still_is_what_the_page_draws(opened):
 def test_keys_move_everything_and_reset_brings_it_back(opened):
     start = drawn(opened)
     controls = opened.locator(".live :is(input[type=range], select, button)")
-    assert controls.count() == 13
+    assert controls.count() == 17
     for k in range(controls.count() - 1):
         control = controls.nth(k)
         tag = control.evaluate("e => e.tagName")
@@ -261,8 +264,7 @@ def small(page, label):
 
 def test_a_guess_becomes_the_picture(opened):
     """Evolved to no level but its own, a state is that of the noise: the picture with A
-    = 0. On the way there it is another one in the model that needs A, and the same in
-    the other.
+    = 0. On the way there it is another one: both models need A.
     """
     start = drawn(opened)
     settle(opened, lambda: move(opened, 0, 0.5))
@@ -278,21 +280,75 @@ def test_a_guess_becomes_the_picture(opened):
     def apart(a, b, k):
         return sum(abs(x - y) for x, y in zip(a[k], b[k])) / len(a[k])
 
-    assert apart(start, middle, 0) < 2 and apart(start, noise, 0) < 2
-    assert apart(start, middle, 1) > 5 and apart(middle, noise, 1) > 5
+    for k in range(2):
+        assert apart(start, middle, k) > 5 and apart(middle, noise, k) > 5
+
+
+def classes_of(page):
+    """The field for the class, and what is said beside it."""
+    field = page.get_by_label("Class for hkd-cifar10-cond")
+    assert field.evaluate("e => e.tagName") == "SELECT" and field.is_enabled()
+    return field, field.locator("xpath=../output")
+
+
+def test_a_class_changes_its_picture_and_not_the_other(opened):
+    """And the same seed with the same class makes the same picture again."""
+    field, said = classes_of(opened)
+    start = drawn(opened)
+    found = {}
+    for name in (*CIFAR10_NAMES, "ship"):
+        field.select_option(name)
+        opened.locator(f"svg.gen-big[aria-label$='the class {name}']").wait_for()
+        opened.wait_for_timeout(200)
+        picture, other = drawn(opened)
+        assert other == start[1]
+        assert found.setdefault(name, picture) == picture
+        assert said.inner_text() == ""
+    assert len({tuple(picture) for picture in found.values()}) == len(CIFAR10_NAMES)
+    horse = CIFAR10_NAMES[seeded_class(12, len(CIFAR10_NAMES))]
+    assert found[horse] == start[0]  # what the page begins with
+
+
+def test_any_class_is_the_one_of_the_seed(opened):
+    """It is said beside the field, changes with the seed, and comes back with it."""
+    field, said = classes_of(opened)
+    assert field.evaluate("e => e.selectedOptions[0].text") == "any"
+    first = drawn(opened)
+    for seed in (13, 14, 15):
+        settle(opened, lambda: opened.get_by_role("button", name="Next seed").click())
+        name = CIFAR10_NAMES[seeded_class(seed, len(CIFAR10_NAMES))]
+        assert said.inner_text() == f"this seed: {name}"
+        assert opened.locator(f"svg.gen-big[aria-label$='the class {name}']").count()
+    by_any = drawn(opened)
+    field.select_option(name)
+    opened.wait_for_timeout(400)
+    assert drawn(opened) == by_any
+    field.select_option("any")
+    seed = opened.get_by_label("Seed", exact=True)
+    settle(opened, lambda: (seed.fill("12"), seed.press("Enter")))
+    assert drawn(opened) == first
+
+
+def test_the_class_is_chosen_by_keys(opened):
+    field, said = classes_of(opened)
+    before = drawn(opened)[0]
+    field.focus()
+    opened.keyboard.press("s")  # ship: a list finds the name by its letter
+    opened.locator("svg.gen-big[aria-label$='the class ship']").wait_for()
+    opened.wait_for_timeout(200)
+    assert drawn(opened)[0] != before and said.inner_text() == ""
 
 
 def test_what_is_kept_and_what_is_left_out_add_up(opened):
-    """To nothing that is missed in the model with a linear read-out, and to a clearly
-    other picture in the other.
-    """
+    """To nothing that is missed: both models have a linear read-out."""
     before = small(opened, "left out")
     settle(opened, lambda: move(opened, 1, 50))
     said = opened.locator(".gen > p.gen-note", has_text="added, miss")
     said.wait_for(timeout=10_000)
     words = said.inner_text().split("miss the picture of all pairs by: ")[1]
     numbers = dict(each.rsplit(" ", 1) for each in words.rstrip(".").split(", "))
-    assert float(numbers["hkd-cifar10-tiny"]) == 0 < 5 < float(numbers["hkd-cifar10"])
+    assert set(numbers) == {"hkd-cifar10-cond", "hkd-cifar10-tiny"}
+    assert all(float(miss) == 0 for miss in numbers.values())
     assert all(now != then for now, then in zip(small(opened, "left out"), before))
 
 

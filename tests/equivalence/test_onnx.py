@@ -28,7 +28,8 @@ from hkd_mini.hkd.spectra import interval_masks, spectrum
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GENERATOR = ROOT / "book" / "assets" / "live" / "generator.mjs"
-BUNDLED = {"hkd-cifar10": 8, "hkd-cifar10-tiny": 8}  # as the book's pages have them
+# as the book's page has them, and one that half a network decodes
+BUNDLED = {"hkd-cifar10-cond": 8, "hkd-cifar10-tiny": 8, "hkd-cifar10": 8}
 TOLERANCE = 1e-4
 
 
@@ -76,9 +77,9 @@ MOVING = {
 }
 
 
-def told(session):
-    """What a graph is told, {} where it does not ask: class 3."""
-    known = {"told": np.eye(10, dtype=np.float32)[3:4]}
+def told(session, label=3):
+    """What a graph is told, {} where it does not ask: a class, or zeros for -1."""
+    known = {"told": (np.arange(10) == label).astype(np.float32)[None]}
     return known if "told" in [i.name for i in session.get_inputs()] else {}
 
 
@@ -165,6 +166,31 @@ def test_both_graphs_make_the_sample(exported):
     still = model.encode(80 * noise, clock.T, label(model))
     wanted = model.decode(still, label(model)).numpy()
     assert np.abs(drawn(0) - wanted).max() < TOLERANCE * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("label", [-1, 0, 7, 9])
+@torch.no_grad()
+def test_the_bundled_model_draws_the_class_that_it_is_told(label):
+    """And no class for -1; the read-out is told nothing."""
+    pytest.importorskip("onnx")
+    model = hkd_mini.load("hkd-cifar10-cond")
+    graphs = onnx_graphs.graphs(model, 8)
+    lift = session(graphs["lift"])
+    draw = session(graphs["draw"])
+    assert "told" in [i.name for i in lift.get_inputs()]
+    assert "told" not in [i.name for i in draw.get_inputs()]
+    noise = onnx_export.seeded_noise(12, (1, 3, 32, 32))
+    given = {"x": 80 * noise.numpy(), "sigma": np.array([80], np.float32)}
+    z = [torch.from_numpy(part) for part in lift.run(None, given | told(lift, label))]
+    ones = [torch.ones(lam.shape) for lam in spectrum(model)]
+    nothing = {"ref": [0 * a for a in z], "share": [0 * a for a in ones]}
+    dt = model.clock.eps - model.clock.T
+    found = draw.run(None, feed(dt, 0, z=z, gain=ones, **nothing))[0].clip(-1, 1)
+    stored = onnx_weights.rounded(model, 8)
+    wanted = stored.sample(noise, torch.tensor([label])).numpy()
+    assert np.abs(found - wanted).max() < TOLERANCE
+    another = stored.sample(noise, torch.tensor([(label + 2) % 10])).numpy()
+    assert np.abs(found - another).mean() > 0.01
 
 
 @torch.no_grad()
@@ -340,6 +366,20 @@ def test_the_page_reads_the_rates(tmp_path, spatial):
     for (alpha, beta, side), lam, shape in zip(found, levels, model.state_shapes):
         assert alpha == lam.real.flatten().tolist() and side == shape[1]
         assert beta == lam.imag.flatten().tolist()
+
+
+def test_the_page_draws_the_same_classes():
+    """All ten of them, about equally often, and one that the noise does not tell."""
+    seeds = [*range(200), 4294967295]
+    program = (
+        "console.log(JSON.stringify(data.seeds.map((s) => page.seededClass(s, 10))))"
+    )
+    found = in_node(program, seeds=seeds)
+    assert found == [onnx_export.seeded_class(seed, 10) for seed in seeds]
+    counts = np.bincount([onnx_export.seeded_class(s, 10) for s in range(5000)])
+    assert len(counts) == 10 and counts.min() > 400 and counts.max() < 600
+    following = onnx_export.seeded_uniform(5, onnx_export.NUMBERS + 1)
+    assert onnx_export.seeded_class(5, 10) == int(10 * following[-1])
 
 
 @pytest.mark.parametrize("key", ["alpha", "abs", "beta"])

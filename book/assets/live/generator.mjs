@@ -13,15 +13,20 @@ export const CLOCKS = {
   log: { time: Math.log, sigma: Math.exp },
 };
 
-/** n numbers of unit noise from a seed: mulberry32, then Box and Muller's pairs, as onnx_export.seeded_noise draws them. */
-export function noise(seed, n = NUMBERS) {
-  let state = seed >>> 0;
-  const uniform = () => {
+/** Draws uniform numbers from a seed, from the `first` of the row on: mulberry32, as onnx_export.seeded_uniform does. */
+function uniforms(seed, first = 0) {
+  let state = (seed + Math.imul(first, 0x6d2b79f5)) >>> 0;
+  return () => {
     state = (state + 0x6d2b79f5) >>> 0;
     let t = Math.imul(state ^ (state >>> 15), state | 1);
     t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
   };
+}
+
+/** n numbers of unit noise from a seed: Box and Muller's pairs, as onnx_export.seeded_noise draws them. */
+export function noise(seed, n = NUMBERS) {
+  const uniform = uniforms(seed);
   const out = new Float32Array(n + (n % 2));
   for (let i = 0; i < n; i += 2) {
     const radius = Math.sqrt(-2 * Math.log1p(-uniform())), angle = 2 * Math.PI * uniform();
@@ -30,6 +35,9 @@ export function noise(seed, n = NUMBERS) {
   }
   return out.subarray(0, n);
 }
+
+/** The class of a seed where none is chosen, one in `classes`: onnx_export.seeded_class. */
+export const seededClass = (seed, classes) => Math.floor(classes * uniforms(seed, NUMBERS)());
 
 /** Rank of every pair by a rate among all states of its side, equal rates in storage order: hkd_mini.hkd.spectra.ranks
  *  with the states of a resolution as a group. One list for each state, and of how many. */
@@ -116,6 +124,7 @@ async function open(ort, name, [about, rates, lift, draw]) {
     ? { told: new ort.Tensor("float32", Float32Array.from({ length: about.classes }, (_, k) => Number(k === label)), [1, about.classes]) } : {});
   return {
     name, clock, T: clock.time(80), eps: clock.time(0.002), rates: readRates(rates, about),
+    noClass: about.no_class,
     async lift(x, sigma, label) {
       const given = { x: new ort.Tensor("float32", x, [1, 3, SIZE, SIZE]), sigma: one(sigma), ...told(sessions.lift, label) };
       const out = await sessions.lift.run(given);
@@ -187,11 +196,13 @@ function sunset() {
 
 const KEYS = { alpha: "growth rate \u03b1", abs: "size of \u03b1", beta: "frequency |\u03b2|" };
 const LEFT_OUT = "#b9bfc4", square = (side) => `${side} \u00d7 ${side}`;
+const ANY = -1; // no class is chosen: each seed has its own
 const FRESH = (seed, label, sides) => ({ seed, label, way: 0, key: "alpha", rest: 0, mix: 0, told: 0.3,
   levels: Object.fromEntries(sides.map((side) => [side, { low: 0, high: 0, gain: 1 }])) });
 const sigmaOf = (way) => CLOCKS.rho.sigma(way); // how far from picture to noise, as EDM's schedule counts it
 
-/** `levels` are [side, name] of the states, fine to coarse; `classes` [index, name] of what may be asked for, or none. */
+/** `levels` are [side, name] of the states, fine to coarse; `classes` the names of what may be asked for, for the models
+ *  whose `classes` is true. */
 export async function mount(root, { seed, models, first, reach, levels, classes }) {
   const note = root.appendChild(html("p", { class: "gen-note", role: "status" }));
   const up = document.documentElement.dataset.content_root;
@@ -217,9 +228,9 @@ export async function mount(root, { seed, models, first, reach, levels, classes 
   }
 }
 
-/** Where the reader's device asks to save data, eleven megabytes wait for a click. */
+/** Where the reader's device asks to save data, eight megabytes wait for a click. */
 function invited(root) {
-  const start = root.appendChild(html("button", { type: "button" }, "Load the models (11 MB)"));
+  const start = root.appendChild(html("button", { type: "button" }, "Load the models (8 MB)"));
   return new Promise((go) => start.addEventListener("click", () => (start.remove(), go())));
 }
 
@@ -230,7 +241,7 @@ function build(root, { seed, models, reach, levels, classes }) {
   layout(view); // for the style that all live pictures share
   view.replaceChildren(view.firstChild);
   const sides = levels.map(([side]) => side), lit = Object.fromEntries(sides.map((side, k) => [side, COLORS[k]]));
-  const fresh = () => FRESH(seed, classes.length ? classes[0][0] : -1, sides);
+  const fresh = () => FRESH(seed, ANY, sides);
   let state = fresh(), other = sunset(), quiet;
   const columns = [], fields = [];
   const pictures = view.appendChild(html("div", { class: "gen-columns gen-pictures" }));
@@ -265,11 +276,16 @@ function build(root, { seed, models, reach, levels, classes }) {
     parent.append(html("label", { class: "gen-range" }, html("span", {}, label), input, shown));
     fields.push(show);
   };
-  const choose = (parent, label, options, read, write) => {
+  const choose = (parent, label, options, read, write, text) => {
     const select = html("select", {}, ...options.map(([value, words]) => html("option", { value }, words)));
-    select.addEventListener("change", () => (write(select.value), redraw()));
-    parent.append(html("label", {}, label, select));
-    fields.push(() => (select.value = read()));
+    const shown = text ? [html("output", {})] : [];
+    const show = () => {
+      select.value = read();
+      for (const output of shown) output.textContent = text();
+    };
+    select.addEventListener("change", () => (write(select.value), show(), redraw()));
+    parent.append(html("label", text ? { class: "gen-said" } : {}, label, select, ...shown));
+    fields.push(show);
   };
   const press = (parent, label, act) => {
     const element = parent.appendChild(html("button", { type: "button" }, label));
@@ -282,7 +298,10 @@ function build(root, { seed, models, reach, levels, classes }) {
   fields.push(() => (number.value = state.seed));
   begin.append(html("label", {}, "Seed", number));
   press(begin, "Next seed", () => plant(state.seed + 1));
-  if (classes.length) choose(begin, "Class", classes, () => String(state.label), (v) => (state.label = Number(v)));
+  const conditional = Object.keys(models).filter((name) => models[name].classes).join(", ");
+  const chosen = ({ seed, label }) => (label === ANY ? seededClass(seed, classes.length) : label);
+  const drawn = () => (state.label === ANY ? `this seed: ${classes[chosen(state)]}` : "");
+  if (conditional) choose(begin, `Class for ${conditional}`, [[ANY, "any"], ...classes.entries()], () => String(state.label), (v) => (state.label = Number(v)), drawn);
   const level = (way) => (way === 0 ? "picture" : `\u03c3 = ${said(sigmaOf(way))}`);
   range(begin, "Evolved to level", [0, 1, 0.02], level, () => state.way, (v) => (state.way = v));
 
@@ -396,7 +415,7 @@ function build(root, { seed, models, reach, levels, classes }) {
 
   async function draw(column) {
     const { model, views, big } = column, now = structuredClone(state), all = model.rates.map(({ alpha }) => new Float32Array(alpha.length).fill(1));
-    const { seed, label } = now, asked = [seed, label].join();
+    const { seed } = now, label = models[column.name].classes ? chosen(now) : -1, asked = [seed, label].join();
     const begun = column.begun !== asked;
     if (begun) column.states = await model.lift(noise(seed).map((v) => 80 * v), 80, label);
     [column.begun, column.label] = [asked, label];
@@ -404,7 +423,7 @@ function build(root, { seed, models, reach, levels, classes }) {
     if (now.mix > 0 && asks.some((v, i) => v !== column.asked?.[i])) {
       column.asked = asks;
       const unit = noise(4294967295 - seed);
-      column.refs = await model.lift(other.map((v, i) => v + told * unit[i]), told, label);
+      column.refs = await model.lift(other.map((v, i) => v + told * unit[i]), told, model.noClass ? -1 : label); // nobody said what is on it
     }
     if (column.key !== now.key) [column.key, column.ranks] = [now.key, ranks(model.rates, now.key)];
     const kept = column.ranks.map((rank, i) => band(rank, now.levels[model.rates[i].side]));
@@ -415,6 +434,7 @@ function build(root, { seed, models, reach, levels, classes }) {
       ? model.draw(label, dt, column.states, gains, t - model.clock.time(told), column.refs, shares)
       : model.draw(label, dt, column.states, gains)));
     big.set(values);
+    if (label >= 0) big.root.setAttribute("aria-label", `Picture of ${column.name}, asked for the class ${classes[label]}`);
     reveal();
     if (begun) { // once for each noise and class: without bands, and without A
       column.whole = clipped(await model.draw(label, model.eps - model.T, column.states, all));
