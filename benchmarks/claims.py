@@ -4,7 +4,7 @@ write data/claims.json.
     python benchmarks/claims.py --data cifar            # all of them
     python benchmarks/claims.py --data cifar end speed  # some groups; the others stay
     python benchmarks/claims.py --data cifar --check    # nothing is written: what moved
-    python benchmarks/claims.py --data cifar --teacher runs/teacher-cond classes
+    python benchmarks/claims.py --data cifar --n 2000 --real 10000 classes
     python benchmarks/claims.py --data cifar --check --n 50 --real 500 judges  # a try
 
 A claim is a number with what it says, the tolerance that a repetition may differ by,
@@ -18,15 +18,18 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 
 import torch
 from common import device, parser, stored, today, weights, write
 
 import hkd_mini
 from hkd_mini.app import evaluation, machine
+from hkd_mini.diffusion.guidance import Guided
 from hkd_mini.engine.cifar10 import load_cifar10
 from hkd_mini.engine.precision import choose
 from hkd_mini.engine.weights import data_folder
+from hkd_mini.hkd.make_paths import make
 from hkd_mini.hkd.paths import Trajectories
 from hkd_mini.hkd.probe import probe
 from hkd_mini.judge import metrics
@@ -45,18 +48,20 @@ TEACHER = "teacher-cifar10"
 HKD = "hkd-cifar10"
 TINY = "hkd-cifar10-tiny"  # by guess decoding
 CLASSES = "hkd-cifar10-cond"
-GUIDED = "teacher-cifar10-cond"  # the teacher that guides itself
+GUIDED = "teacher-cifar10-cond"  # the teacher that guides itself, and
+WEIGHT = 2.5  # by how much where CLASSES learned from it
 # of each one's own teacher
 PATHS = {HKD: "trajectories-cifar10", TINY: "trajectories-cifar10-tiny"}
 ALIKE = ("longer", "paper")  # of the ablations, beside TINY
 SCRIPT = "python benchmarks/claims.py --data cifar"
 
 
-def held_out(name: str) -> dict[str, float]:
-    """On the bundled paths, which no model saw: squared error at the end, the same with
-    A = 0, the greatest to a guess where paths have them, and extreme mean residuals.
+def held_out(name: str, paths: Trajectories | None = None) -> dict[str, float]:
+    """On the bundled paths, or others that no model saw: squared error at the end, the
+    same with A = 0, the greatest to a guess where paths have them, and extreme mean
+    residuals.
     """
-    paths = Trajectories(data_folder() / PATHS[name])
+    paths = paths or Trajectories(data_folder() / PATHS[name])
     found = probe(hkd_mini.load(name), paths, from_every_time=False)
     guesses = found.with_A.error_of_guesses
     return {
@@ -68,15 +73,6 @@ def held_out(name: str) -> dict[str, float]:
         "centred_least": found.with_A.mean_centred_residual.min().item(),
         "centred_most": found.with_A.mean_centred_residual.max().item(),
     }
-
-
-def class_rate(model) -> float:
-    """Share of 1,000 samples, 100 a class, in which the bundled classifier finds the
-    class that was asked for.
-    """
-    asked = torch.arange(1000) % 10
-    x = evaluation.draw(model, 1000, SEED, labels=asked, precision="auto")
-    return share_found(hkd_mini.load(JUDGE), x, asked)
 
 
 def evaluated(
@@ -161,11 +157,14 @@ def quality_claims() -> list[dict]:
     ]
 
 
-def drawn(name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Samples of a bundled model, and the classes that they were asked for, if any."""
+def drawn(name: str, weight: float = 1.0) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Samples of a bundled model, guided by `weight`, and the classes that they were
+    asked for, if any.
+    """
     # compiling takes as long as a few samples
     model = machine.on_device(hkd_mini.load(name), compile=OPTIONS.n > FEW)
     labels = evaluation.drawn_classes(model, OPTIONS.n, SEED)
+    model = model if weight == 1 else Guided(model, weight)
     print(f"{OPTIONS.n} samples of {name}", flush=True)
     x = evaluation.draw(model, OPTIONS.n, SEED, labels=labels, precision="auto")
     return x, labels
@@ -191,14 +190,52 @@ def judged(features: str, real: torch.Tensor, fakes: list[torch.Tensor]) -> list
 
 
 def judges_claims() -> list[dict]:
-    """Teacher and student in the eyes of three judges, the same samples for all, and
-    the share of asked classes that the second judge finds, where there are classes.
+    """Teacher and student in the eyes of three judges."""
+    return by_judges("judges", TEACHER, HKD)
+
+
+def class_claims() -> list[dict]:
+    """The same of the two that are told classes, the teacher guided as where the
+    student learned from it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        teacher = Guided(hkd_mini.load(GUIDED), WEIGHT)
+        how = {"times": 10, "seed": SEED, "labels": 10, "precision": "auto"}
+        for _ in make(teacher, teacher.config.shape, 64, folder, **how):
+            pass
+        found = held_out(CLASSES, Trajectories(folder))
+    claims = by_judges("classes", GUIDED, CLASSES, WEIGHT)
+    where = "64 held-out paths of its guided teacher"
+    share = "Koopman residual, as a share of the states' variance over paths, of the"
+    for key, what, tolerance in (
+        (
+            "end",
+            f"mean squared error of {CLASSES}'s one step to the end of {where}",
+            2e-4,
+        ),
+        ("idle", "the same for the states of the noise, left where they are", 0.002),
+        ("guesses", "mean squared error to the guess where it is greatest", 2e-4),
+        ("centred_least", f"{share} state where it is least, {where}", 0.01),
+        ("centred_most", "the same of the state where it is greatest", 0.01),
+    ):
+        name = f"classes-{key.replace('_', '-')}"
+        line = what, found[key], tolerance, f"{SCRIPT} classes", CLASSES
+        claims.append(claim(name, *line))
+    return claims
+
+
+def by_judges(group: str, teacher: str, hkd: str, weight: float = 1.0) -> list[dict]:
+    """Teacher and student in the eyes of three judges, from the same noises and classes
+    for all, and the share of asked classes that the second judge finds, where there are
+    classes.
     """
     claims = []
     real = load_cifar10("train", OPTIONS.data).x[: OPTIONS.real]
-    command = f"{SCRIPT} --n {OPTIONS.n} --real {len(real)} judges"
-    models = {"teacher": TEACHER, "hkd": HKD}
-    samples = {short: drawn(name) for short, name in models.items()}
+    command = f"{SCRIPT} --n {OPTIONS.n} --real {len(real)} {group}"
+    models = {"teacher": teacher, "hkd": hkd}
+    guided = "" if weight == 1 else f" guided by weight {weight:g}"
+    words = {"teacher": f"{teacher}{guided}", "hkd": hkd}
+    samples = {"teacher": drawn(teacher, weight), "hkd": drawn(hkd)}
     for judge, features in JUDGES.items():
         eyes = f"{OPTIONS.n} samples, {len(real)} pictures, features of {features}"
         found = judged(features, real, [x for x, _ in samples.values()])
@@ -206,25 +243,29 @@ def judges_claims() -> list[dict]:
             of = models[short]
             for key, value in score.items():
                 part = "" if key == "frechet" else f"-{key}"
-                what = f"{key if part else 'Frechet distance'} of {of}, {eyes}"
+                measure = key if part else "Frechet distance"
+                what = f"{measure} of {words[short]}, {eyes}"
                 # judges measure in units of their own
                 tolerance = 0.02 if part else round(0.02 * value + 1e-3, 3)
                 line = what, value, tolerance, command, of
-                claims.append(claim(f"judges-{short}-{judge}{part}", *line))
+                claims.append(claim(f"{group}-{short}-{judge}{part}", *line))
         what = (
-            "Frechet distance of one step over that of the teacher's 35 evaluations, "
-            f"{eyes}"
+            "Frechet distance of one step over that of the teacher's 35 evaluations"
+            f"{', twice each' * bool(guided)}, {eyes}"
         )
         value = found[1]["frechet"] / found[0]["frechet"]
-        line = what, value, 0.03, command, TEACHER, HKD
-        claims.append(claim(f"judges-ratio-{judge}", *line))
+        line = what, value, 0.03, command, teacher, hkd
+        claims.append(claim(f"{group}-ratio-{judge}", *line))
     for short, (x, labels) in samples.items():
         if labels is not None:
             of = models[short]
             value = share_found(hkd_mini.load(SECOND), x, labels)
-            what = f"share of {OPTIONS.n} samples of {of} in which {SECOND} finds"
-            line = f"{what} the asked class", value, 0.01, command, of, SECOND
-            claims.append(claim(f"judges-{short}-class-found", *line))
+            what = (
+                f"share of {OPTIONS.n} samples of {words[short]} in which {SECOND} "
+                "finds the asked class"
+            )
+            line = what, value, 0.01, command, of
+            claims.append(claim(f"{group}-{short}-class-found", *line))
     return claims
 
 
@@ -337,42 +378,6 @@ def tiny_claims() -> list[dict]:
     ]
 
 
-def class_claims() -> list[dict]:
-    what = "share of 1,000 samples in which the classifier finds the asked class"
-    command = f"{SCRIPT} classes"
-    claims = [
-        claim(
-            "cond-hkd-rate",
-            f"{what}, {CLASSES}",
-            class_rate(hkd_mini.load(CLASSES)),
-            0.02,
-            command,
-            CLASSES,
-        )
-    ]
-    if OPTIONS.teacher:
-        value = class_rate(hkd_mini.load(OPTIONS.teacher))
-        command = f"{SCRIPT} --teacher runs/teacher-cond classes"
-        claims.append(
-            claim(
-                "cond-teacher-rate",
-                f"{what}, its teacher (not bundled), 35 evaluations",
-                value,
-                0.02,
-                command,
-            )
-        )
-    score, command = evaluated(CLASSES)
-    what = (
-        f"Frechet distance of {CLASSES}, 1 evaluation, {SAMPLES} samples, bundled "
-        "features"
-    )
-    return [
-        *claims,
-        claim("frechet-hkd-cond", what, score["frechet"], 0.1, command, CLASSES),
-    ]
-
-
 @torch.no_grad()
 def few_claims() -> list[dict]:
     """What tests measure again on every machine: a few samples in float32, whose
@@ -393,9 +398,9 @@ def few_claims() -> list[dict]:
         ),
         claim(
             "cond-few",
-            f"share of {FEW} samples of {CLASSES}, float32, in which the classifier "
-            "finds the asked class: for tests alone",
-            share_found(hkd_mini.load(JUDGE), x, asked),
+            f"share of {FEW} samples of {CLASSES}, float32, in which {SECOND} finds "
+            "the asked class: for tests alone",
+            share_found(hkd_mini.load(SECOND), x, asked),
             0.01,
             f"{SCRIPT} few",
             CLASSES,
@@ -574,15 +579,15 @@ if __name__ == "__main__":
         "--check", action="store_true", help="write nothing, and say what moved"
     )
     ask.add_argument(
-        "--teacher", help="folder of the class-conditional teacher, to measure it too"
-    )
-    ask.add_argument(
-        "--n", type=int, default=SAMPLES, help="samples of each model, of judges alone"
+        "--n",
+        type=int,
+        default=SAMPLES,
+        help="samples of each model, of judges and classes alone",
     )
     ask.add_argument(
         "--real",
         type=int,
-        help="compare with the first so many training pictures, of judges alone",
+        help="compare with the first so many training pictures, of those two alone",
     )
     ask.add_argument(
         "groups", nargs="*", choices=[*GROUPS, []], help="which to measure; none: all"

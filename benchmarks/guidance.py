@@ -34,7 +34,7 @@ MIDDLE = [0.2, 3.0]
 ROWS = [
     {"kind": kind, "weight": weight, "interval": interval}
     for kind, interval, chosen in (
-        ("class", EVERYWHERE, (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)),
+        ("class", EVERYWHERE, (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
         ("class", MIDDLE, (1.5, 2.0, 3.0, 4.0)),
         ("weaker", EVERYWHERE, (1.5, 2.0)),
     )

@@ -53,11 +53,8 @@ def test_chapters_read_claims_and_do_not_type_them(path):
     text = path.read_text(encoding="utf-8")
     prose = CELL.sub("", text)
     code = " ".join(CELL.findall(text))
-    named = set(
-        re.findall(
-            r"[\"']((?:frechet|end|tiny|cond|speed|accuracy)-[a-z0-9-]+)[\"']", code
-        )
-    )
+    kinds = "frechet|end|tiny|cond|classes|judges|guided|speed|accuracy"
+    named = set(re.findall(rf"[\"']((?:{kinds})-[a-z0-9-]+)[\"']", code))
     assert named <= set(CLAIMS), f"{named - set(CLAIMS)}: no such claim"
     if "cifar10" not in text and "claims.json" not in text:
         return  # of no model: 2 pi / 0.5 is 12.6, and so is a distance
@@ -139,7 +136,7 @@ def test_errors_and_residuals_on_held_out_paths_again(name, paths, prefix):
 
 def test_the_asked_class_again():
     model = hkd_mini.load("hkd-cifar10-cond")
-    classifier = hkd_mini.load("features-cifar10")
+    classifier = hkd_mini.load("judge-cifar10")
     claim = CLAIMS["cond-few"]
     asked = (
         torch.arange(int(re.search(r"of (\d+) samples", claim["what"]).group(1))) % 10
@@ -195,7 +192,10 @@ def test_what_the_bundle_promises():
     assert value["speed-one-step"] >= 30
     assert value["speed-evolve"] >= 100
     assert value["speed-train-step"] <= 1.10
-    assert value["cond-hkd-rate"] >= value["cond-teacher-rate"] - 0.10
+    assert value["classes-hkd-class-found"] >= 0.75
+    assert value["classes-idle"] >= 10 * value["classes-end"]
+    assert value["classes-guesses"] <= 2 * value["classes-end"]
+    assert value["classes-centred-most"] <= 0.25
 
 
 def test_what_the_small_model_promises():
