@@ -36,7 +36,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import hkd_mini
-from hkd_mini.diffusion.samplers import heun
+from hkd_mini.diffusion.samplers import Path, heun
 from hkd_mini.diffusion.teacher import Denoiser, edm_loss
 from hkd_mini.diffusion.unet import UNetConfig
 from hkd_mini.engine.border import inside
@@ -240,7 +240,12 @@ def placed(model: nn.Module, device: str) -> nn.Module:
 
 
 def teach(
-    images: Images, config: TrainConfig, network: UNetConfig, until: float, out, device
+    images: Images,
+    config: TrainConfig,
+    network: UNetConfig,
+    until: float,
+    out: pathlib.Path,
+    device: str,
 ) -> tuple[nn.Module, dict]:
     """A teacher of `images`."""
     torch.manual_seed(config.seed)
@@ -270,6 +275,7 @@ class BothAtOnce:
     """
 
     def __init__(self, teacher: nn.Module, compiled: bool):
+        self.noise = teacher.noise
         self.look = teacher
         if compiled:
             self.look = torch.compile(teacher, fullgraph=True)
@@ -282,22 +288,19 @@ class BothAtOnce:
         return weak + self.weight * (guess - weak)
 
 
-def sampled(both: BothAtOnce, n: int, steps: int, no_class: float, device: str):
+def sampled(
+    both: BothAtOnce, n: int, steps: int, no_class: float, device: str
+) -> tuple[Path, Tensor]:
     """n paths by Heun's method, and their classes: every one as often, or at random
     with a share of none.
     """
     labels = torch.arange(n, device=device) % 10
     labels = torch.where(torch.rand(n, device=device) < no_class, -1, labels)
-    sigmas = both_noise(both).sigmas(steps)
+    sigmas = both.noise.sigmas(steps)
     noise = torch.randn(n, 3, 32, 32, device=device)
     x_T = (noise * sigmas[0]).half().float()
     with computing(choose("auto", device), device):
         return heun(both, x_T, sigmas, labels), labels
-
-
-def both_noise(both: BothAtOnce):
-    """The noise levels of the teacher inside."""
-    return getattr(both.look, "_orig_mod", both.look).noise
 
 
 def chosen(both: BothAtOnce, images: Images, n: int, device: str) -> list[dict]:
@@ -340,7 +343,13 @@ def follow(both: BothAtOnce, n: int, until: float, device: str) -> Given:
 
 
 def distil(
-    name: str, teacher: nn.Module, paths: Given, config: TrainConfig, until, out, device
+    name: str,
+    teacher: nn.Module,
+    paths: Given,
+    config: TrainConfig,
+    until: float,
+    out: pathlib.Path,
+    device: str,
 ) -> tuple[nn.Module, dict]:
     """One of the STUDENTS, of `paths`."""
     changes, asked = STUDENTS[name]
