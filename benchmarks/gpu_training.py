@@ -36,7 +36,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import hkd_mini
+from hkd_mini.diffusion.guidance import Guided
 from hkd_mini.diffusion.samplers import Path, heun
+from hkd_mini.diffusion.schedule import lognormal_sigmas
 from hkd_mini.diffusion.teacher import Denoiser, edm_loss
 from hkd_mini.diffusion.unet import UNetConfig
 from hkd_mini.engine.border import inside
@@ -45,6 +47,7 @@ from hkd_mini.engine.config import TrainConfig
 from hkd_mini.engine.data import Images, mirrored, to_uint8, to_unit
 from hkd_mini.engine.optimizer import optimizer_for
 from hkd_mini.engine.precision import choose, computing
+from hkd_mini.engine.run import compile_parts
 from hkd_mini.hkd.config import HKDConfig
 from hkd_mini.hkd.distil import groups
 from hkd_mini.hkd.model import HKD
@@ -252,6 +255,7 @@ def teach(
     model = placed(Denoiser(network), device)
     x = images.x.to(device)
     labels = images.labels.to(device)
+    rng = torch.Generator(device).manual_seed(config.seed)
 
     def batches() -> Iterator[Given]:
         for index in endless(len(x), config.batch, device):
@@ -260,7 +264,7 @@ def teach(
             x0 = mirrored(to_unit(x[index]), flip)
             yield {
                 "x0": x0,
-                "sigma": (torch.randn(len(index), device=device) * 1.2 - 1.2).exp(),
+                "sigma": lognormal_sigmas(len(index), rng),
                 "noise": torch.randn_like(x0),
                 "labels": torch.where(told, labels[index], -1),
             }
@@ -269,51 +273,32 @@ def teach(
     return learn("teacher", model, loss, batches(), config, until, out)
 
 
-class BothAtOnce:
-    """A guided denoiser that looks with the class and without in one evaluation of
-    twice the batch, compiled on a GPU.
-    """
-
-    def __init__(self, teacher: nn.Module, compiled: bool):
-        self.noise = teacher.noise
-        self.look = teacher
-        if compiled:
-            self.look = torch.compile(teacher, fullgraph=True)
-        self.weight = 1.0
-
-    def __call__(self, x: Tensor, sigma: float, labels: Tensor) -> Tensor:
-        level = torch.full((2 * len(x),), sigma, device=x.device)
-        told = torch.cat([labels, torch.full_like(labels, -1)])
-        guess, weak = self.look(torch.cat([x, x]), level, told).chunk(2)
-        return weak + self.weight * (guess - weak)
-
-
 def sampled(
-    both: BothAtOnce, n: int, steps: int, no_class: float, device: str
+    guided: Guided, n: int, steps: int, no_class: float, device: str
 ) -> tuple[Path, Tensor]:
     """n paths by Heun's method, and their classes: every one as often, or at random
     with a share of none.
     """
     labels = torch.arange(n, device=device) % 10
     labels = torch.where(torch.rand(n, device=device) < no_class, -1, labels)
-    sigmas = both.noise.sigmas(steps)
+    sigmas = guided.noise.sigmas(steps)
     noise = torch.randn(n, 3, 32, 32, device=device)
     x_T = (noise * sigmas[0]).half().float()
     with computing(choose("auto", device), device):
-        return heun(both, x_T, sigmas, labels), labels
+        return heun(guided, x_T, sigmas, labels), labels
 
 
-def chosen(both: BothAtOnce, images: Images, n: int, device: str) -> list[dict]:
+def chosen(teacher: nn.Module, images: Images, n: int, device: str) -> list[dict]:
     """What each weight of guidance scores, the best one first."""
     judge, second = (hkd_mini.load(name).to(device) for name in (JUDGE, SECOND))
     look = classifier_features(judge)
     real = metrics.statistics(in_batches(images.x, look, 1000))
     rows = []
     for weight in WEIGHTS:
-        both.weight = weight
+        guided = Guided(teacher, weight)
         torch.manual_seed(0)
         parts = [
-            sampled(both, min(AT_ONCE, n), FEW, 0.0, device)
+            sampled(guided, min(AT_ONCE, n), FEW, 0.0, device)
             for _ in range(0, n, AT_ONCE)
         ]
         x = torch.cat([to_uint8(path.x[-1]) for path, _ in parts])
@@ -327,13 +312,13 @@ def chosen(both: BothAtOnce, images: Images, n: int, device: str) -> list[dict]:
     return sorted(rows, key=lambda r: r["frechet"] / short(r))
 
 
-def follow(both: BothAtOnce, n: int, until: float, device: str) -> Given:
+def follow(guided: Guided, n: int, until: float, device: str) -> Given:
     """As many guided paths with their guesses as fit, at least n, in half precision."""
     kept = []
     began = time.monotonic()
     torch.manual_seed(1)
     while not kept or time.monotonic() + (time.monotonic() - began) / len(kept) < until:
-        path, labels = sampled(both, n, LEVELS, NO_CLASS, device)
+        path, labels = sampled(guided, n, LEVELS, NO_CLASS, device)
         part = {"x": path.x, "guess": torch.cat([path.guesses, path.x[-1:]])}
         part = {k: v.half().transpose(0, 1).contiguous() for k, v in part.items()}
         kept.append(part | {"labels": labels})
@@ -401,10 +386,11 @@ def trained(options: argparse.Namespace) -> dict:
         images, config, network, until["teacher"], out, device
     )
     write(out / "told.json", told)
-    both = BothAtOnce(teacher, config.compile)
-    told["guidance"] = chosen(both, images, n if options.small else SAMPLES, device)
-    both.weight = told["guidance"][0]["weight"]
-    paths = follow(both, n, until["paths"], device)
+    if config.compile:
+        compile_parts(teacher)
+    told["guidance"] = chosen(teacher, images, n if options.small else SAMPLES, device)
+    guided = Guided(teacher, told["guidance"][0]["weight"])
+    paths = follow(guided, n, until["paths"], device)
     told["paths"] = len(paths["x"])
     write(out / "told.json", told)
     for name in STUDENTS:
@@ -432,10 +418,13 @@ def warm(options: argparse.Namespace) -> dict:
     teacher = Denoiser(NETWORK).eval().requires_grad_(False)
     n = 8 if options.small else AT_ONCE
     if options.stage == "paths":
-        both = BothAtOnce(placed(teacher, device), not options.small or options.compile)
-        sampled(both, n, 2, 0.0, device)
+        teacher = placed(teacher, device)
+        if options.compile or not options.small:
+            compile_parts(teacher)
+        guided = Guided(teacher, 2.0)
+        sampled(guided, n, 2, 0.0, device)
         now = time.monotonic()
-        path = sampled(both, n, FEW, 0.0, device)[0].x[-1].sum().item()
+        path = sampled(guided, n, FEW, 0.0, device)[0].x[-1].sum().item()
         seconds = time.monotonic() - now
         each = 2 * n * (2 * FEW - 1)
         return {"evaluations_per_second": round(each / seconds), "sum": path}

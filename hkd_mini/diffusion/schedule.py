@@ -110,8 +110,9 @@ def lognormal_sigmas(
     std: float = 1.2,
     sigma_data: float = SIGMA_DATA,
 ) -> Float[Tensor, "n"]:
-    """Draw n noise levels that a denoiser trains on, by `generator`: ln sigma ~ N(mean,
-    std^2), moved with the data's deviation, since what a level hides depends on it.
+    """Draw n noise levels that a denoiser trains on, by `generator` and on its device:
+    ln sigma ~ N(mean, std^2), moved with the data's deviation, since what a level hides
+    depends on it.
     Source: EDM table 1, where sigma_data is 0.5.
 
     Raises ValueError for a std below 0, or a sigma_data that is not above 0.
@@ -119,7 +120,9 @@ def lognormal_sigmas(
     if std < 0 or not sigma_data > 0:
         raise ValueError(f"std = {std}, sigma_data = {sigma_data}: 0 and above 0")
     mean = mean + math.log(sigma_data / SIGMA_DATA)
-    return (torch.randn(n, generator=generator) * std + mean).exp()
+    device = None if generator is None else generator.device
+    normal = torch.randn(n, generator=generator, device=device)
+    return (normal * std + mean).exp()
 
 
 class Clock(NamedTuple):
