@@ -14,6 +14,7 @@ from common import parser, sha256, write
 
 import hkd_mini
 from hkd_mini.app.evaluation import REFERENCE
+from hkd_mini.diffusion.guidance import Guided
 from hkd_mini.engine.cifar10 import load_cifar10
 from hkd_mini.engine.weights import data_folder
 from hkd_mini.hkd import make_paths
@@ -39,6 +40,7 @@ KINDS = (
 )
 HELD_OUT = 64  # paths
 SEED = 2  # that no training used
+WEIGHT = 2.5  # of the large teacher's guidance
 
 
 def reference(data: str) -> None:
@@ -57,14 +59,20 @@ def reference(data: str) -> None:
 
 
 def paths() -> None:
-    """The bundled teachers' paths from 64 noises: 10 of the 19 points of each, float32
-    network, half precision on disk. The small one's with its guesses.
+    """Paths of the bundled teachers from noises that no training used, 10 of the 19
+    points of each with their guesses: float32 network, half precision on disk. The
+    large one's are guided, with classes at random.
     """
-    for name, guesses in (("cifar10", False), ("cifar10-tiny", True)):
+    small = hkd_mini.load("teacher-cifar10-tiny")
+    large = hkd_mini.load("teacher-cifar10")
+    classes = {"labels": large.config.labels}
+    for name, teacher, further in (
+        ("cifar10", Guided(large, WEIGHT), classes),
+        ("cifar10-tiny", small, {}),
+    ):
         folder = DATA / f"trajectories-{name}"
-        teacher = hkd_mini.load(f"teacher-{name}")
         shutil.rmtree(folder, ignore_errors=True)
-        how = {"times": 10, "seed": SEED, "batch": 32, "guesses": guesses}
+        how = {"times": 10, "seed": SEED, "batch": 32, **further}
         for done in make_paths.make(
             teacher, teacher.config.shape, HELD_OUT, folder, **how
         ):

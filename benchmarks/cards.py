@@ -25,9 +25,9 @@ METRICS = {
     r"frechet-.*-precision": "precision",
     r"frechet-.*-recall": "recall",
     r"frechet-(?!few|.*ratio).*": "frechet_distance",
-    r"end-error|tiny-end|classes-end": "mse",
-    r"classes-(teacher|hkd)-(ours|second)": "frechet_distance",
-    r"classes-(teacher|hkd)-class-found": "accuracy",
+    r"(hkd|paper|tiny)-end": "mse",
+    r"judges-(teacher|hkd|paper)-(ours|second)": "frechet_distance",
+    r"judges-(teacher|hkd|paper)-class-found": "accuracy",
     r"guided-frechet": "frechet_distance",
     r"guided-class-found": "accuracy",
 }
@@ -47,7 +47,7 @@ def dataset(word: str, claim: str) -> dict[str, str]:
         return {"dataset_type": "teacher-paths", "dataset_name": ends}
     with safe_open(DATA / REFERENCE, "np") as file:
         pictures = file.metadata()["pictures"]
-    if claim.startswith(("guided-", "classes-")):  # originals, unlike the reference
+    if claim.startswith(("guided-", "judges-")):  # originals, unlike the reference
         pictures = "CIFAR-10, 50,000 training pictures"
     if word == "accuracy":
         return {"dataset_type": "cifar10", "dataset_name": "CIFAR-10"}

@@ -4,7 +4,7 @@ write data/claims.json.
     python benchmarks/claims.py --data cifar            # all of them
     python benchmarks/claims.py --data cifar end speed  # some groups; the others stay
     python benchmarks/claims.py --data cifar --check    # nothing is written: what moved
-    python benchmarks/claims.py --data cifar --n 2000 --real 10000 classes
+    python benchmarks/claims.py --data cifar --n 2000 --real 10000 judges
     python benchmarks/claims.py --data cifar --check --n 50 --real 500 judges  # a try
 
 A claim is a number with what it says, the tolerance that a repetition may differ by,
@@ -13,12 +13,10 @@ about. Chapters read the numbers from there; tests/book/test_claims.py holds the
 """
 
 import json
-import math
 import pathlib
 import re
 import subprocess
 import sys
-import tempfile
 
 import torch
 from common import device, parser, stored, today, weights, write
@@ -29,7 +27,6 @@ from hkd_mini.diffusion.guidance import Guided
 from hkd_mini.engine.cifar10 import load_cifar10
 from hkd_mini.engine.precision import choose
 from hkd_mini.engine.weights import data_folder
-from hkd_mini.hkd.make_paths import make
 from hkd_mini.hkd.paths import Trajectories
 from hkd_mini.hkd.probe import probe
 from hkd_mini.judge import metrics
@@ -45,48 +42,87 @@ SEED = 0
 # who judges, and what `--features` calls it
 JUDGES = {"ours": "cifar", "second": SECOND, "imagenet": "imagenet"}
 TEACHER = "teacher-cifar10"
+WEIGHT = 2.5  # of its guidance, where students learned from it
 HKD = "hkd-cifar10"
-TINY = "hkd-cifar10-tiny"  # by guess decoding
-CLASSES = "hkd-cifar10-cond"
-GUIDED = "teacher-cifar10-cond"  # the teacher that guides itself, and
-WEIGHT = 2.5  # by how much where CLASSES learned from it
-# of each one's own teacher
-PATHS = {HKD: "trajectories-cifar10", TINY: "trajectories-cifar10-tiny"}
+PAPER = "hkd-cifar10-paper"  # by the paper's objective alone
+TINY = "hkd-cifar10-tiny"  # small
+# what their claims are called, and where their teachers' held-out paths are
+HELD_OUT = {
+    "hkd": (HKD, "trajectories-cifar10"),
+    "paper": (PAPER, "trajectories-cifar10"),
+    "tiny": (TINY, "trajectories-cifar10-tiny"),
+}
+MODELS = {"teacher": TEACHER, "hkd": HKD, "paper": PAPER}
 ALIKE = ("longer", "paper")  # of the ablations, beside TINY
 SCRIPT = "python benchmarks/claims.py --data cifar"
 
 
-def held_out(name: str, paths: Trajectories | None = None) -> dict[str, float]:
-    """On the bundled paths, or others that no model saw: squared error at the end, the
-    same with A = 0, the greatest to a guess where paths have them, and extreme mean
-    residuals.
+def held_out(short: str) -> list[dict]:
+    """One of HELD_OUT on paths that no model saw: squared error at the end, the same
+    with states left as encoded, the greatest to a guess, and extreme mean residuals.
     """
-    paths = paths or Trajectories(data_folder() / PATHS[name])
+    name, folder = HELD_OUT[short]
+    paths = Trajectories(data_folder() / folder)
     found = probe(hkd_mini.load(name), paths, from_every_time=False)
-    guesses = found.with_A.error_of_guesses
-    return {
-        "end": found.with_A.error_at_the_end.item(),
-        "idle": found.without_A.error_at_the_end.item(),
-        "guesses": math.nan if guesses is None else guesses.max().item(),
-        "least": found.with_A.mean_residual.min().item(),
-        "most": found.with_A.mean_residual.max().item(),
-        "centred_least": found.with_A.mean_centred_residual.min().item(),
-        "centred_most": found.with_A.mean_centred_residual.max().item(),
-    }
+    with_A = found.with_A
+    end = with_A.error_at_the_end.item()
+    idle = found.without_A.error_at_the_end.item()
+    residual = with_A.mean_residual
+    centred = with_A.mean_centred_residual
+    where = f"{len(paths)} held-out paths of its teacher"
+    share = "Koopman residual, as a share of the states' variance over paths, of the"
+    lines = [
+        ("end", f"mean squared error of {name}'s one step to the end of {where}", end),
+        ("end-idle", "the same for the states of the noise, left where they are", idle),
+        (
+            "guesses-most",
+            f"mean squared error of what {name}'s states decode to on the way, to the "
+            "guess where it is greatest",
+            with_A.error_of_guesses.max().item(),
+        ),
+        (
+            "residual-least",
+            f"Koopman residual of {name}'s state where it is least, {where}",
+            residual.min().item(),
+        ),
+        (
+            "residual-most",
+            "the same of the state where it is greatest",
+            residual.max().item(),
+        ),
+        (
+            "centred-least",
+            f"{share} state of {name} where it is least, {where}",
+            centred.min().item(),
+        ),
+        (
+            "centred-most",
+            "the same of the state where it is greatest",
+            centred.max().item(),
+        ),
+    ]
+    claims = []
+    for key, what, value in lines:
+        tolerance = 0.01 if key.endswith(("least", "most")) else 2e-4
+        tolerance = max(2e-4, 0.02 * value) if key == "guesses-most" else tolerance
+        tolerance = max(2e-4, 0.01 * value) if key == "end-idle" else tolerance
+        group = "tiny" if short == "tiny" else "end"
+        line = what, value, round(tolerance, 5), f"{SCRIPT} {group}", name
+        claims.append(claim(f"{short}-{key}", *line))
+    return claims
 
 
 def evaluated(
-    name: str,
-    steps: int = 18,
-    n: int = SAMPLES,
-    pictures: bool = True,
+    name: str, steps: int = 18, n: int | None = None, pictures: bool = True
 ) -> tuple[dict, str]:
     """What `hkd-mini evaluate` says in its last line, and the command; without
     `pictures` no precision and recall.
     """
     further = "" if steps == 18 else f" --steps {steps}"
+    further += f" --guidance {WEIGHT:g}" if name == TEACHER else ""
     command = (
-        f"hkd-mini evaluate --weights {name} --n {n} --seed {SEED} --compile{further}"
+        f"hkd-mini evaluate --weights {name} --n {n or OPTIONS.n} --seed {SEED} "
+        f"--compile{further}"
     )
     print(command, flush=True)
     words = [*command.split()[1:], *(["--data", OPTIONS.data] if pictures else [])]
@@ -124,47 +160,50 @@ def classifier_claims() -> list[dict]:
 
 
 def quality_claims() -> list[dict]:
+    """Each model by `hkd-mini evaluate`: the bundled features, and all pictures."""
     claims = []
     scores = {}
-    for name, short, cost in (
-        (TEACHER, "teacher", "35 evaluations"),
-        (HKD, "hkd", "1 evaluation"),
-    ):
-        scores[name], command = evaluated(name)
-        what = (
-            f"Frechet distance of {name}, {cost}, {SAMPLES} samples, bundled features"
-        )
-        claims.append(
-            claim(f"frechet-{short}", what, scores[name]["frechet"], 0.1, command, name)
-        )
+    for short, name in MODELS.items():
+        scores[short], command = evaluated(name)
+        how = f"{words(name)}, {cost(name)}"
+        what = f"Frechet distance of {how}, {OPTIONS.n} samples, bundled features"
+        line = what, scores[short]["frechet"], 0.1, command, name
+        claims.append(claim(f"frechet-{short}", *line))
         for share in ("precision", "recall"):
-            value = scores[name][share]
-            claims.append(
-                claim(
-                    f"frechet-{short}-{share}",
-                    f"{share} of {name}, {cost}",
-                    value,
-                    0.01,
-                    command,
-                    name,
-                )
-            )
-    what = "Frechet distance of one step over that of the teacher's 35 evaluations"
-    value = scores[HKD]["frechet"] / scores[TEACHER]["frechet"]
-    return [
-        *claims,
-        claim("frechet-ratio", what, value, 0.02, f"{SCRIPT} frechet", TEACHER, HKD),
-    ]
+            line = f"{share} of {how}", scores[short][share], 0.01, command, name
+            claims.append(claim(f"frechet-{short}-{share}", *line))
+    for short in ("hkd", "paper"):
+        what = f"Frechet distance of {words(MODELS[short])} over that of its teacher"
+        value = scores[short]["frechet"] / scores["teacher"]["frechet"]
+        line = what, value, 0.02, f"{SCRIPT} frechet", TEACHER, MODELS[short]
+        claims.append(claim(f"frechet-ratio{ending(short)}", *line))
+    return claims
 
 
-def drawn(name: str, weight: float = 1.0) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Samples of a bundled model, guided by `weight`, and the classes that they were
-    asked for, if any.
+def words(name: str) -> str:
+    """A model as a claim calls it."""
+    return f"{name} guided by weight {WEIGHT:g}" if name == TEACHER else name
+
+
+def cost(name: str, steps: int = 18) -> str:
+    """What a sample of a model costs."""
+    twice = f"{2 * steps - 1} evaluations, twice each"
+    return twice if name == TEACHER else "1 evaluation"
+
+
+def ending(short: str) -> str:
+    """What tells a claim about a ratio from the one about HKD."""
+    return "" if short == "hkd" else f"-{short}"
+
+
+def drawn(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples of a bundled model, the teacher's guided, and the classes that they were
+    asked for.
     """
     # compiling takes as long as a few samples
     model = machine.on_device(hkd_mini.load(name), compile=OPTIONS.n > FEW)
     labels = evaluation.drawn_classes(model, OPTIONS.n, SEED)
-    model = model if weight == 1 else Guided(model, weight)
+    model = Guided(model, WEIGHT) if name == TEACHER else model
     print(f"{OPTIONS.n} samples of {name}", flush=True)
     x = evaluation.draw(model, OPTIONS.n, SEED, labels=labels, precision="auto")
     return x, labels
@@ -190,82 +229,42 @@ def judged(features: str, real: torch.Tensor, fakes: list[torch.Tensor]) -> list
 
 
 def judges_claims() -> list[dict]:
-    """Teacher and student in the eyes of three judges."""
-    return by_judges("judges", TEACHER, HKD)
-
-
-def class_claims() -> list[dict]:
-    """The same of the two that are told classes, the teacher guided as where the
-    student learned from it.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        teacher = Guided(hkd_mini.load(GUIDED), WEIGHT)
-        how = {"times": 10, "seed": SEED, "labels": 10, "precision": "auto"}
-        for _ in make(teacher, teacher.config.shape, 64, folder, **how):
-            pass
-        found = held_out(CLASSES, Trajectories(folder))
-    claims = by_judges("classes", GUIDED, CLASSES, WEIGHT)
-    where = "64 held-out paths of its guided teacher"
-    share = "Koopman residual, as a share of the states' variance over paths, of the"
-    for key, what, tolerance in (
-        (
-            "end",
-            f"mean squared error of {CLASSES}'s one step to the end of {where}",
-            2e-4,
-        ),
-        ("idle", "the same for the states of the noise, left where they are", 0.002),
-        ("guesses", "mean squared error to the guess where it is greatest", 2e-4),
-        ("centred_least", f"{share} state where it is least, {where}", 0.01),
-        ("centred_most", "the same of the state where it is greatest", 0.01),
-    ):
-        name = f"classes-{key.replace('_', '-')}"
-        line = what, found[key], tolerance, f"{SCRIPT} classes", CLASSES
-        claims.append(claim(name, *line))
-    return claims
-
-
-def by_judges(group: str, teacher: str, hkd: str, weight: float = 1.0) -> list[dict]:
-    """Teacher and student in the eyes of three judges, from the same noises and classes
-    for all, and the share of asked classes that the second judge finds, where there are
-    classes.
+    """Teacher and students in the eyes of three judges, from the same noises and
+    classes for all, and the share of asked classes that the second judge finds.
     """
     claims = []
     real = load_cifar10("train", OPTIONS.data).x[: OPTIONS.real]
-    command = f"{SCRIPT} --n {OPTIONS.n} --real {len(real)} {group}"
-    models = {"teacher": teacher, "hkd": hkd}
-    guided = "" if weight == 1 else f" guided by weight {weight:g}"
-    words = {"teacher": f"{teacher}{guided}", "hkd": hkd}
-    samples = {"teacher": drawn(teacher, weight), "hkd": drawn(hkd)}
+    command = f"{SCRIPT} --n {OPTIONS.n} --real {len(real)} judges"
+    samples = {short: drawn(name) for short, name in MODELS.items()}
     for judge, features in JUDGES.items():
         eyes = f"{OPTIONS.n} samples, {len(real)} pictures, features of {features}"
         found = judged(features, real, [x for x, _ in samples.values()])
-        for short, score in zip(models, found, strict=True):
-            of = models[short]
+        scores = dict(zip(MODELS, found, strict=True))
+        for short, score in scores.items():
+            name = MODELS[short]
             for key, value in score.items():
                 part = "" if key == "frechet" else f"-{key}"
                 measure = key if part else "Frechet distance"
-                what = f"{measure} of {words[short]}, {eyes}"
+                what = f"{measure} of {words(name)}, {cost(name)}, {eyes}"
                 # judges measure in units of their own
                 tolerance = 0.02 if part else round(0.02 * value + 1e-3, 3)
-                line = what, value, tolerance, command, of
-                claims.append(claim(f"{group}-{short}-{judge}{part}", *line))
-        what = (
-            "Frechet distance of one step over that of the teacher's 35 evaluations"
-            f"{', twice each' * bool(guided)}, {eyes}"
-        )
-        value = found[1]["frechet"] / found[0]["frechet"]
-        line = what, value, 0.03, command, teacher, hkd
-        claims.append(claim(f"{group}-ratio-{judge}", *line))
+                line = what, value, tolerance, command, name
+                claims.append(claim(f"judges-{short}-{judge}{part}", *line))
+        for short in ("hkd", "paper"):
+            name = MODELS[short]
+            what = f"Frechet distance of {name} over that of its teacher, {eyes}"
+            value = scores[short]["frechet"] / scores["teacher"]["frechet"]
+            line = what, value, 0.03, command, TEACHER, name
+            claims.append(claim(f"judges-ratio-{judge}{ending(short)}", *line))
     for short, (x, labels) in samples.items():
-        if labels is not None:
-            of = models[short]
-            value = share_found(hkd_mini.load(SECOND), x, labels)
-            what = (
-                f"share of {OPTIONS.n} samples of {words[short]} in which {SECOND} "
-                "finds the asked class"
-            )
-            line = what, value, 0.01, command, of
-            claims.append(claim(f"{group}-{short}-class-found", *line))
+        name = MODELS[short]
+        value = share_found(hkd_mini.load(SECOND), x, labels)
+        what = (
+            f"share of {OPTIONS.n} samples of {words(name)} in which {SECOND} finds "
+            "the asked class"
+        )
+        line = what, value, 0.01, command, name
+        claims.append(claim(f"judges-{short}-class-found", *line))
     return claims
 
 
@@ -274,88 +273,20 @@ def curve_claims() -> list[dict]:
     for steps in (2, 3, 5, 9):  # at 18 it is frechet-teacher
         score, command = evaluated(TEACHER, steps, pictures=False)
         what = (
-            f"Frechet distance of {TEACHER}, {2 * steps - 1} evaluations, {SAMPLES} "
-            "samples, bundled features"
+            f"Frechet distance of {words(TEACHER)}, {cost(TEACHER, steps)}, "
+            f"{OPTIONS.n} samples, bundled features"
         )
-        claims.append(
-            claim(
-                f"frechet-teacher-{2 * steps - 1}",
-                what,
-                score["frechet"],
-                0.2,
-                command,
-                TEACHER,
-            )
-        )
+        line = what, score["frechet"], 0.2, command, TEACHER
+        claims.append(claim(f"frechet-teacher-{2 * steps - 1}", *line))
     return claims
 
 
 def end_claims() -> list[dict]:
-    found = held_out(HKD)
-    command = f"{SCRIPT} end"
-    lines = [
-        (
-            "end-error",
-            "mean squared error of one step to the teacher's end, 64 held-out paths",
-            "end",
-            1e-4,
-        ),
-        ("end-error-idle", "the same with A set to 0", "idle", 1e-4),
-        (
-            "end-residual-least",
-            "Koopman residual of the state where it is least, held-out paths",
-            "least",
-            0.01,
-        ),
-        (
-            "end-residual-most",
-            "Koopman residual of the state where it is greatest",
-            "most",
-            0.01,
-        ),
-    ]
-    return [
-        claim(name, what, found[key], tolerance, command, HKD)
-        for name, what, key, tolerance in lines
-    ]
+    return held_out("hkd") + held_out("paper")
 
 
 def tiny_claims() -> list[dict]:
-    found = held_out(TINY)
-    command = f"{SCRIPT} tiny"
-    lines = [
-        (
-            "tiny-end",
-            f"mean squared error of {TINY}'s one step to its teacher's end, 64 "
-            "held-out paths",
-            "end",
-            1e-4,
-        ),
-        ("tiny-end-idle", "the same with states left as encoded", "idle", 1e-3),
-        (
-            "tiny-guesses-most",
-            "mean squared error to the guess at the level where it is greatest",
-            "guesses",
-            1e-4,
-        ),
-        (
-            "tiny-centred-least",
-            "Koopman residual, as a share of the states' variance over paths, of the "
-            "state where it is least, held-out paths",
-            "centred_least",
-            0.01,
-        ),
-        (
-            "tiny-centred-most",
-            "the same of the state where it is greatest",
-            "centred_most",
-            0.01,
-        ),
-    ]
-    claims = [
-        claim(name, what, found[key], tolerance, command, TINY)
-        for name, what, key, tolerance in lines
-    ]
+    claims = held_out("tiny")
     score, command = evaluated(TINY, n=5000, pictures=False)  # as the ablations
     what = f"Frechet distance of {TINY}, 1 evaluation, 5000 samples, bundled features"
     claims.append(claim("frechet-tiny", what, score["frechet"], 0.1, command, TINY))
@@ -383,28 +314,16 @@ def few_claims() -> list[dict]:
     """What tests measure again on every machine: a few samples in float32, whose
     numbers kernels do not change.
     """
-    found = evaluation.evaluate(evaluation.draw(hkd_mini.load(HKD), FEW, SEED))
     asked = torch.arange(FEW) % 10
-    x = evaluation.draw(hkd_mini.load(CLASSES), FEW, SEED, labels=asked)
+    x = evaluation.draw(hkd_mini.load(HKD), FEW, SEED, labels=asked)
+    alone = f"{FEW} samples of {HKD}, float32, classes in turn, for tests alone"
+    what = f"Frechet distance of {alone}, since so few overstate it"
+    line = what, evaluation.evaluate(x)["frechet"], 0.1, f"{SCRIPT} few", HKD
+    found = f"share of classes that {SECOND} finds in {alone}"
+    share = found, share_found(hkd_mini.load(SECOND), x, asked), 0.01
     claims = [
-        claim(
-            "frechet-few",
-            f"Frechet distance of {FEW} samples of {HKD}, float32, bundled features: "
-            "for tests alone, since so few overstate it",
-            found["frechet"],
-            0.1,
-            f"{SCRIPT} few",
-            HKD,
-        ),
-        claim(
-            "cond-few",
-            f"share of {FEW} samples of {CLASSES}, float32, in which {SECOND} finds "
-            "the asked class: for tests alone",
-            share_found(hkd_mini.load(SECOND), x, asked),
-            0.01,
-            f"{SCRIPT} few",
-            CLASSES,
-        ),
+        claim("frechet-few", *line),
+        claim("class-found-few", *share, f"{SCRIPT} few", HKD),
     ]
     return [line | {"device": device("fp32")} for line in claims]
 
@@ -436,18 +355,11 @@ def beside_claims() -> list[dict]:
         )
     for r in mini["rows"]:
         what = (
-            f"Frechet distance of {r['method']} at the cost of {HKD}, 5000 samples, "
-            "bundled features"
+            f"Frechet distance of {r['method']} beside other ways to one step, "
+            "5000 samples, bundled features"
         )
-        line = claim(
-            f"beside-cifar-{slug(r['method'])}",
-            what,
-            r["frechet"],
-            1.0,
-            mini["command"],
-            TEACHER,
-        )
-        claims.append(line | when(mini))
+        line = what, r["frechet"], 1.0, mini["command"]
+        claims.append(claim(f"beside-cifar-{slug(r['method'])}", *line) | when(mini))
     return claims
 
 
@@ -460,19 +372,20 @@ def guided_claims() -> list[dict]:
     best = min(alike, key=lambda r: r["frechet_ours"])
     where = f"guided by weight {best['weight']:g}, {best['n']} samples"
     command = "python benchmarks/guidance.py --data cifar"
-    what = f"Frechet distance of {GUIDED}, {where}, bundled features"
-    line = what, best["frechet_ours"], 0.3, command, GUIDED
-    found = f"share of samples of {GUIDED}, {where}, in which {SECOND} finds the class"
+    what = f"Frechet distance of {TEACHER}, {where}, bundled features"
+    line = what, best["frechet_ours"], 0.3, command, TEACHER
+    found = f"share of samples of {TEACHER}, {where}, in which {SECOND} finds the class"
     claims = [
         claim("guided-frechet", *line),
-        claim("guided-class-found", found, best["class_found"], 0.02, command, GUIDED),
+        claim("guided-class-found", found, best["class_found"], 0.02, command, TEACHER),
     ]
     return [c | {"device": told["device"], "date": best["date"]} for c in claims]
 
 
 def speed_claims() -> list[dict]:
     one = (
-        "time of the teacher's 35 evaluations over that of one step, batch 64, one run"
+        f"time of {words(TEACHER)}, {cost(TEACHER)}, over that of one step, batch 64, "
+        "one run"
     )
     closed = (
         "time of torch.matrix_exp and a batched product over that of the closed form"
@@ -512,7 +425,6 @@ GROUPS = {
     "accuracy": classifier_claims,
     "end": end_claims,
     "tiny": tiny_claims,
-    "classes": class_claims,
     "frechet": quality_claims,
     "judges": judges_claims,
     "curve": curve_claims,
@@ -566,7 +478,8 @@ def main() -> None:
     old = stored(CLAIMS) or []
     if OPTIONS.check:
         return check({line["id"]: line for line in old}, new)
-    merged = {line["id"]: line for line in [*old, *new]}
+    kept = old if OPTIONS.groups else []
+    merged = {line["id"]: line for line in [*kept, *new]}
     write(CLAIMS, list(merged.values()))
     for line in new:
         print(f"{line['value']:12.4f}  {line['id']}")
@@ -582,12 +495,12 @@ if __name__ == "__main__":
         "--n",
         type=int,
         default=SAMPLES,
-        help="samples of each model, of judges and classes alone",
+        help="samples of each model, of frechet, judges and curve",
     )
     ask.add_argument(
         "--real",
         type=int,
-        help="compare with the first so many training pictures, of those two alone",
+        help="judges: compare with the first so many training pictures",
     )
     ask.add_argument(
         "groups", nargs="*", choices=[*GROUPS, []], help="which to measure; none: all"

@@ -1,29 +1,31 @@
 """What editing does to pictures, in numbers: bands beside their controls, guesses on
 the way, walks, inpainting, colourisation.
 
-    python benchmarks/editing.py               # writes data/editing.json: 15 minutes
-    python benchmarks/editing.py --model NAME  # of one model, the other's rows stay
+    python benchmarks/editing.py               # writes data/editing.json: 20 minutes
+    python benchmarks/editing.py --model NAME  # of one model, the others' rows stay
     python benchmarks/editing.py --quick       # 16 pairs and pictures, no file
     python benchmarks/editing.py --lpips alex  # with LPIPS (a download), no file
 
 Injection: pair i is a unit noise and a reference path of the model's own teacher, all
-of them new. The reference's state at time t, encoded from x_t of its path, is mixed
-into the generated one. "total" is the mean square of edited less unedited picture on
-[-1, 1]; "low" is the part of it at up to 4 cycles per picture (Fourier modes of rounded
-radius <= 4, the mean included: what is 4 pixels wide or wider), "low8" up to 8. The
-frequency-agnostic control mixes all modes, in the same region. It is compared twice: at
-the same ratio, and, pair by pair, at the ratio where its total is the band's (between
-two ratios of a grid, by linear interpolation). "shuffled" is a band whose modes are
-dealt anew within each state: as many from each state as the band has, without regard to
-their rates. Intervals are 95 %, 2000 bootstrap draws over pairs. The first 50 pairs
-choose, the other 200 are measured. "guesses" are the same changes of what the states
-decode to on the way, level by level, over 50 pairs; "walks" the Frechet distances of
-what lies halfway between two seeds. Completion: 50 pictures choose the schedule, 200
-others are measured: ends of the teacher's paths, and CIFAR-10's test pictures where
-HKD_MINI_DATA has them. "perceptual" is the bundled feature distance (not LPIPS). One
-thread, float32.
+of them new. A model of classes is told one class for both, drawn with the pair, and its
+teacher is guided; completions are told the picture's. The reference's state at time t,
+encoded from x_t of its path, is mixed into the generated one. "total" is the mean
+square of edited less unedited picture on [-1, 1]; "low" is the part of it at up to 4
+cycles per picture (Fourier modes of rounded radius <= 4, the mean included: what is 4
+pixels wide or wider), "low8" up to 8. The frequency-agnostic control mixes all modes,
+in the same region. It is compared twice: at the same ratio, and, pair by pair, at the
+ratio where its total is the band's (between two ratios of a grid, by linear
+interpolation). "shuffled" is a band whose modes are dealt anew within each state: as
+many from each state as the band has, without regard to their rates. Intervals are 95 %,
+2000 bootstrap draws over pairs. The first 50 pairs choose, the other 200 are measured.
+"guesses" are the same changes of what the states decode to on the way, level by level,
+over 50 pairs; "walks" the Frechet distances of what lies halfway between two seeds.
+Completion: 50 pictures choose the schedule, 200 others are measured: ends of the
+teacher's paths, and CIFAR-10's test pictures where HKD_MINI_DATA has them. "perceptual"
+is the bundled feature distance (not LPIPS). One thread, float32.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -35,6 +37,7 @@ from common import parser, rounded, stored, today, weights, write
 
 import hkd_mini
 from hkd_mini.app import evaluation
+from hkd_mini.diffusion.guidance import Guided
 from hkd_mini.diffusion.samplers import heun
 from hkd_mini.diffusion.schedule import SIGMA_MAX, karras_sigmas
 from hkd_mini.engine.cifar10 import load_cifar10
@@ -47,8 +50,10 @@ from hkd_mini.judge.distance import Distance
 
 MODELS = {
     "hkd-cifar10": "teacher-cifar10",
+    "hkd-cifar10-paper": "teacher-cifar10",
     "hkd-cifar10-tiny": "teacher-cifar10-tiny",
 }
+WEIGHT = 2.5  # of the guidance of a teacher of classes
 SEED = 14
 STEPS = 18
 CHOOSE = 50
@@ -83,6 +88,18 @@ def in_parts(function, *tensors, size=100):
     return torch.cat(
         [function(*part) for part in zip(*(t.split(size) for t in tensors))]
     )
+
+
+def lines(labels, which):
+    """Some of the class indices; None where there are none."""
+    return None if labels is None else labels[which]
+
+
+def told(labels, size=100):
+    """The class indices by hundreds, as `Tensor.split` parts pictures; None for ever
+    where there are none.
+    """
+    return itertools.repeat(None) if labels is None else labels.split(size)
 
 
 def interval(values):
@@ -192,22 +209,26 @@ def beside(c, control, ratio, held):
     return row, float(c[1, first].mean() / equal[1, first].mean())
 
 
-def changes(model, own, other, plain, masks, ratio, region=None):
+def changes(model, own, other, plain, labels, masks, ratio, region=None):
     """`change` of the pictures `plain` by one mix, its states in parts."""
     mixes = (edit.inject(a, b, masks, ratio, region) for a, b in zip(own, other))
-    return change(torch.cat([model.decode(z) for z in mixes]), plain)
+    drawn = [model.decode(z, part) for z, part in zip(mixes, told(labels))]
+    return change(torch.cat(drawn), plain)
 
 
-def injection(model, noise, path, levels):
+def injection(model, noise, path, levels, labels):
     """Rows of every selection, reference time, region and ratio; the claim, chosen on
     other pairs.
     """
     T = model.clock.T
     eps = model.clock.eps
     held = slice(min(CHOOSE, len(noise) // 3), None)
-    encoded = lambda x, t: model.evolve(model.encode(x, t), t, eps)
-    own = [encoded(SIGMA_MAX * n, T) for n in noise.split(100)]
-    plain = torch.cat([model.decode(z) for z in own])
+    encoded = lambda x, t: [
+        model.evolve(model.encode(some, t, part), t, eps)
+        for some, part in zip(x.split(100), told(labels))
+    ]
+    own = encoded(SIGMA_MAX * noise, T)
+    plain = torch.cat([model.decode(z, part) for z, part in zip(own, told(labels))])
     masks_of = selections(model)
     rows = []
     curves = []
@@ -216,8 +237,7 @@ def injection(model, noise, path, levels):
         if place and name != "middle":
             continue
         t = float(model.clock.time(float(levels[k])))
-        other = [encoded(x, t) for x in path[k].split(100)]
-        some = (model, own, other, plain)
+        some = (model, own, encoded(path[k], t), plain, labels)
         where = REGIONS.get(place)
         mixed = [changes(*some, None, r, where) for r in GRID[1:].tolist()]
         control = torch.stack([change(plain, plain), *mixed])
@@ -241,15 +261,15 @@ def injection(model, noise, path, levels):
     }
 
 
-def guesses(model, noise, path, levels):
+def guesses(model, noise, path, levels, labels):
     """How much what the states decode to changes on the way, by level: thirds, the same
     dealt anew, all modes; the reference encoded in the middle.
     """
     T = model.clock.T
     k = KEPT["middle"]
     t = float(model.clock.time(float(levels[k])))
-    own = model.encode(SIGMA_MAX * noise, T)
-    other = model.encode(path[k], t)
+    own = model.encode(SIGMA_MAX * noise, T, labels)
+    other = model.encode(path[k], t, labels)
     bands = selections(model)
     wish = {key: bands[key] for key in bands if key[0] in ("alpha", "shuffled")}
     rows = []
@@ -257,9 +277,9 @@ def guesses(model, noise, path, levels):
         u = float(model.clock.time(sigma))
         mine = model.evolve(own, T, u)
         its = model.evolve(other, t, u)
-        before = model.decode(mine)
+        before = model.decode(mine, labels)
         for (kind, band), masks in (wish | {("agnostic", "all"): None}).items():
-            after = model.decode(edit.inject(mine, its, masks, RATIO))
+            after = model.decode(edit.inject(mine, its, masks, RATIO), labels)
             values = dict(zip(("total", *CUTS), change(after, before).mean(1).tolist()))
             rows.append({"sigma": sigma, "kind": kind, "band": band, **values})
     print("  guesses on the way", flush=True)
@@ -274,16 +294,25 @@ def far(pictures):
     return metrics.frechet_distance(metrics.statistics(found), reference)
 
 
-def walks(model, noise, n):
-    """Frechet distances of n pictures at one end of a walk and halfway, by its way."""
+def walks(model, noise, n, labels):
+    """Frechet distances of n pictures at one end of a walk and halfway, by its way; of
+    one class both, the first's.
+    """
     a = noise[:n]
     b = noise[-n:]
-    jump = lambda x: in_parts(model.sample, x)
-    between = lambda x, y: edit.interpolate(model, x, y, torch.tensor([0.5]))[0]
+    of_a = lines(labels, slice(0, n))
+    half = torch.tensor([0.5])
+    jump = lambda x: torch.cat(
+        [model.sample(some, part) for some, part in zip(x.split(100), told(of_a))]
+    )
+    between = [
+        edit.interpolate(model, x, y, half, part)[0]
+        for x, y, part in zip(a.split(100), b.split(100), told(of_a))
+    ]
     ends = jump(a), jump(b)
     found = {
         "ends": far(ends[0]),
-        "states": far(in_parts(between, a, b).clamp(-1, 1)),
+        "states": far(torch.cat(between).clamp(-1, 1)),
         "cross-fade": far((ends[0] + ends[1]) / 2),
         "noise, circle": far(jump((a + b) / 2**0.5)),
     }
@@ -313,14 +342,17 @@ def compared(fill, plain, true, distance):
     }
 
 
-def rounds(restore, images, schedule, key):
-    """`restore(images, noise, levels)` by hundreds, its noise a function of the key."""
+def rounds(restore, images, schedule, key, labels):
+    """`restore(images, noise, levels, labels)` by hundreds, its noise a function of the
+    key.
+    """
     levels = SCHEDULES[schedule]
     rng = generator(100 + key)
-    return in_parts(
-        lambda x: restore(x, torch.randn(len(levels), *x.shape, generator=rng), levels),
-        images,
-    )
+    found = []
+    for x, part in zip(images.split(100), told(labels)):
+        noise = torch.randn(len(levels), *x.shape, generator=rng)
+        found.append(restore(x, noise, levels, part))
+    return torch.cat(found)
 
 
 def regions():
@@ -340,23 +372,25 @@ def inpainting(model, sets, distance):
     rows = []
     for name in SCHEDULES:
         values = []
-        for images, _ in sets.values():
+        for (images, labels), _ in sets.values():
             x = rounds(
-                lambda x, n, s: edit.inpaint(model, x, regions()["centre"], n, s),
+                lambda x, *how: edit.inpaint(model, x, regions()["centre"], *how),
                 images,
                 name,
                 1,
+                labels,
             )
             values.append(in_parts(lambda a, b: distance(a, b).flatten(), x, images))
         tried.append({"schedule": name, "perceptual": float(torch.cat(values).mean())})
     best = min(tried, key=lambda row: row["perceptual"])["schedule"]
-    for which, (_, images) in sets.items():
+    for which, (_, (images, labels)) in sets.items():
         for region, known in regions().items():
             x = rounds(
-                lambda x, n, s, known=known: edit.inpaint(model, x, known, n, s),
+                lambda x, *how, known=known: edit.inpaint(model, x, known, *how),
                 images,
                 best,
                 2,
+                labels,
             )
             plain = filled(images, known)
             off = ((to_unit(to_uint8(x)) - images).abs() * known).max() * 127.5
@@ -372,7 +406,7 @@ def inpainting(model, sets, distance):
         print(f"  inpainting, {which}", flush=True)
     return {
         "tried": tried,
-        "on": sum(len(some) for some, _ in sets.values()),
+        "on": sum(len(some) for (some, _), _ in sets.values()),
         "rows": rows,
     }
 
@@ -384,14 +418,15 @@ def colourfulness(x):
 
 def colourisation(model, sets, distance):
     rows = []
-    for which, (_, images) in sets.items():
+    for which, (_, (images, labels)) in sets.items():
         luma = edit.luminance(images)
         for name in FOR_COLOUR if which == list(sets)[-1] else FOR_COLOUR[1:2]:
             x = rounds(
-                lambda x, n, s: edit.colourise(model, edit.luminance(x), n, s),
+                lambda x, *how: edit.colourise(model, edit.luminance(x), *how),
                 images,
                 name,
                 3,
+                labels,
             )
             rows.append(
                 {
@@ -411,32 +446,49 @@ def colourisation(model, sets, distance):
     return rows
 
 
+@functools.cache
+def pairs(name, n):
+    """Unit noises (n, ...), whole paths of a teacher (K, n, ...), guided where it knows
+    classes, and the classes of both.
+    """
+    teacher = hkd_mini.load(name)
+    noise, start = (torch.randn(n, 3, 32, 32, generator=generator(k)) for k in (1, 2))
+    labels = None
+    if classes := teacher.config.labels:
+        teacher = Guided(teacher, WEIGHT)
+        labels = torch.randint(classes, (n,), generator=generator(3))
+    parts = [
+        heun(teacher, SIGMA_MAX * some, karras_sigmas(STEPS), part).x
+        for some, part in zip(start.split(100), told(labels))
+    ]
+    print(f"{name}: {n} reference paths", flush=True)
+    return noise, torch.cat(parts, 1), labels
+
+
 @torch.no_grad()
 def measure(name, choose, count, distance):
     model = hkd_mini.load(name)
-    teacher = hkd_mini.load(MODELS[name])
     began = time.time()
     n = choose + count
     levels = karras_sigmas(STEPS)
-    noise, start = (torch.randn(n, 3, 32, 32, generator=generator(k)) for k in (1, 2))
-    parts = [heun(teacher, SIGMA_MAX * some, levels).x for some in start.split(100)]
-    path = torch.cat(parts, 1)
-    print(f"{name}: {n} reference paths", flush=True)
+    noise, path, labels = pairs(MODELS[name], n)
+    print(name, flush=True)
+    few = slice(0, choose // 2)
+    held = slice(choose, choose + MEASURE)
     # what a picture is when somebody hands it to you
-    eight_bits = lambda x: to_unit(to_uint8(x))
-    sets = {
-        "teacher": (
-            eight_bits(path[-1][: choose // 2]),
-            eight_bits(path[-1][choose:][:MEASURE]),
-        )
-    }
+    ends = to_unit(to_uint8(path[-1]))
+    sets = {"teacher": [(ends[part], lines(labels, part)) for part in (few, held)]}
     if os.environ.get("HKD_MINI_DATA"):
-        test = to_unit(load_cifar10("test", os.environ["HKD_MINI_DATA"]).x[:n])
-        sets["test"] = test[: choose // 2], test[choose:][:MEASURE]
+        test = load_cifar10("test", os.environ["HKD_MINI_DATA"])
+        true = None if labels is None else test.labels[:n]
+        x = to_unit(test.x[:n])
+        sets["test"] = [(x[part], lines(true, part)) for part in (few, held)]
+    last = slice(len(noise) - SEEN if len(noise) > SEEN else 0, None)
+    seen = (noise[last], path[:, last], levels, lines(labels, last))
     found = {
-        "injection": injection(model, noise, path, levels),
-        "guesses": guesses(model, noise[-SEEN:], path[:, -SEEN:], levels),
-        "walks": walks(model, noise, count),
+        "injection": injection(model, noise, path, levels, labels),
+        "guesses": guesses(model, *seen),
+        "walks": walks(model, noise, count, labels),
         "inpainting": inpainting(model, sets, distance),
         "colourisation": colourisation(model, sets, distance),
     }
@@ -477,14 +529,13 @@ def summary(name, injection, inpainting, colourisation, **_):
 def main(arguments=None):
     ask = parser(__doc__)
     ask.add_argument("--quick", action="store_true")
-    ask.add_argument("--model", choices=tuple(MODELS))
+    ask.add_argument("--model", choices=tuple(MODELS), nargs="+", default=MODELS)
     ask.add_argument("--lpips", choices=("alex", "vgg", "squeeze"))
     options = ask.parse_args(arguments)
     torch.set_num_threads(1)
     distance = Distance.of(options.lpips or "cifar").perceptual
     choose, count = (8, 16) if options.quick else (CHOOSE, MEASURE)
-    names = [options.model] if options.model else list(MODELS)
-    found = {name: measure(name, choose, count, distance) for name in names}
+    found = {name: measure(name, choose, count, distance) for name in options.model}
     about = {
         "made": "benchmarks/editing.py",
         "torch": torch.__version__,

@@ -25,7 +25,7 @@ from hkd_mini.judge.distance import JUDGE, SECOND
 from hkd_mini.judge.features import classifier_features, in_batches
 
 RESULTS = data_folder() / "guidance.json"
-TEACHER = "teacher-cifar10-cond"
+TEACHER = "teacher-cifar10"
 WEAKER = "teacher-cifar10-tiny"
 STEPS = 9
 SEED = 0

@@ -2,22 +2,22 @@
 against spatial frequencies.
 
     python benchmarks/spectral.py          # twenty minutes; writes data/spectrum.json
-    python benchmarks/spectral.py hkd-cifar10-tiny  # that model anew, the other kept
-    python benchmarks/spectral.py --quick  # eight samples of the small model, no file
+    python benchmarks/spectral.py hkd-cifar10  # that model anew, the other kept
+    python benchmarks/spectral.py --quick  # eight samples of one model, no file
 
 For two bundled HKDs, of the paper's objective and of guess decoding with a linear
 read-out, and each resolution of their states, the modes are cut into eight bands of
-equal size by rank of a rate, jointly over the states of that resolution. Of 1,000
-samples each band is taken out, everything else left whole, and the change of the
-picture is weighed by spatial frequency. The linear read-out is asked with each mode
-where it is largest, at the noise or at the picture, since a band that fades is nothing
-at the picture. Per sample: the rank correlation of the eight
-mean rates with the eight mean frequencies. Reported: its mean, a bootstrap interval
-over samples, and the share of all 40,320 orders of the same eight bands that correlate
-as much. The interval says how sure the mean is for these bands and these weights; only
-the share says whether the order of the rates has anything to do with it. Controls:
-bands in storage order (what "sorting" equal rates gives), and bands drawn at random
-from modes or from whole channels.
+equal size by rank of a rate, jointly over the states of that resolution. Of 500
+samples, their classes drawn with them, each band is taken out, everything else left
+whole, and the change of the picture is weighed by spatial frequency. The linear
+read-out is asked with each mode where it is largest, at the noise or at the picture,
+since a band that fades is nothing at the picture. Per sample: the rank correlation of
+the eight mean rates with the eight mean frequencies. Reported: its mean, a bootstrap
+interval over samples, and the share of all 40,320 orders of the same eight bands that
+correlate as much. The interval says how sure the mean is for these bands and these
+weights; only the share says whether the order of the rates has anything to do with it.
+Controls: bands in storage order (what "sorting" equal rates gives), and bands drawn at
+random from modes or from whole channels.
 """
 
 import itertools
@@ -38,13 +38,13 @@ from hkd_mini.hkd.spectra import at_largest, band_masks, by_level, rate, spectru
 from hkd_mini.koopman.generator import apply_mask
 
 OUT = data_folder() / "spectrum.json"
-MODELS = ("hkd-cifar10", "hkd-cifar10-tiny")
-N = 1000
+MODELS = ("hkd-cifar10-paper", "hkd-cifar10")
+N = 500
 BANDS = 8
 SEED = 13
 DRAWS = 10_000
 NULLS = 10
-OF_NULL = 100
+OF_NULL = 50
 BATCH = 100
 
 Masks = list[Bool[Tensor, "bands pairs h w"]]
@@ -89,19 +89,20 @@ def power_of(change: Float[Tensor, "batch 3 h w"]) -> Float[Tensor, "batch bins"
 def powers(
     model: hkd_mini.HKD,
     states: list[Tensor],
+    labels: Tensor,
     masks: Masks,
     members: list[int],
     alone: bool = False,
 ) -> Float[Tensor, "bands n bins"]:
-    """Radial power of what each band of the states in `members` draws.
+    """Radial power of what each band of the states in `members` draws, told `labels`.
 
     Left out: the picture less the picture without the band, all other states whole.
     Alone: the picture of nothing but the band, less the picture of nothing.
     """
     found = []
-    for part in zip(*(z.split(BATCH) for z in states)):
-        whole = model.decode(list(part))
-        nothing = model.decode([torch.zeros_like(z[:1]) for z in part])
+    for told, *part in zip(*(z.split(BATCH) for z in (labels, *states))):
+        whole = model.decode(part, told)
+        nothing = model.decode([torch.zeros_like(z) for z in part], told)
         per_band = []
         for b in range(len(masks[0])):
             if alone:
@@ -109,13 +110,13 @@ def powers(
                     apply_mask(z, masks[i][b]) if i in members else 0 * z
                     for i, z in enumerate(part)
                 ]
-                change = model.decode(kept) - nothing
+                change = model.decode(kept, told) - nothing
             else:
                 left = [
                     apply_mask(z, ~masks[i][b]) if i in members else z
                     for i, z in enumerate(part)
                 ]
-                change = whole - model.decode(left)
+                change = whole - model.decode(left, told)
             per_band.append(power_of(change))
         found.append(torch.stack(per_band))
     return torch.cat(found, 1)
@@ -179,12 +180,17 @@ def means(lams: list[Tensor], masks: Masks, members: list[int], key: str) -> np.
 
 
 def drawn_by(
-    model, states: list[Tensor], masks: Masks, members: list[int], alone: bool = False
+    model,
+    states: list[Tensor],
+    labels: Tensor,
+    masks: Masks,
+    members: list[int],
+    alone: bool = False,
 ) -> dict:
     """What each band draws: mean frequency, mean square of the change, power by
     frequency, and every sample alone.
     """
-    power = powers(model, states, masks, members, alone)
+    power = powers(model, states, labels, masks, members, alone)
     frequency = mean_frequency(power)
     return {
         "frequency": frequency.mean(0).tolist(),
@@ -201,7 +207,12 @@ def compositions(masks: Masks, members: list[int]) -> list[list[float]]:
 
 
 def level_of(
-    model, states: list[Tensor], members: list[int], nulls: int, rng: torch.Generator
+    model,
+    states: list[Tensor],
+    labels: Tensor,
+    members: list[int],
+    nulls: int,
+    rng: torch.Generator,
 ) -> dict:
     """One resolution: bands in five ways, and random ones."""
     lams = spectrum(model)
@@ -216,7 +227,7 @@ def level_of(
     for name, way in ways.items():
         masks = bands_by(model, way, rng)
         rates = means(lams, masks, members, "abs" if way == "abs" else "alpha")
-        drawn = drawn_by(model, states, masks, members, alone=name == "alone")
+        drawn = drawn_by(model, states, labels, masks, members, name == "alone")
         order = np.arange(BANDS) if way == "storage" else rates
         line = {
             **verdict(order, drawn.pop("of samples")),
@@ -232,7 +243,8 @@ def level_of(
     few = [z[:OF_NULL] for z in states]
     for way in ("modes", "channels"):
         again = [
-            powers(model, few, bands_by(model, way, rng), members) for _ in range(nulls)
+            powers(model, few, labels[:OF_NULL], bands_by(model, way, rng), members)
+            for _ in range(nulls)
         ]
         rhos = [
             correlations(np.arange(BANDS), mean_frequency(power)).mean()
@@ -252,19 +264,21 @@ def measured(model: hkd_mini.HKD, n: int, nulls: int) -> dict:
     noise = torch.randn(n, 3, 32, 32, generator=rng)
     linear = model.config.readout == "linear"
     asked = lambda z: at_largest(model, z) if linear else model.evolve(z, T, eps)
-    parts = [asked(model.encode(SIGMA_MAX * x, T)) for x in noise.split(BATCH)]
+    labels = torch.randint(model.config.network.labels, (n,), generator=rng)
+    told = zip(noise.split(BATCH), labels.split(BATCH))
+    parts = [asked(model.encode(SIGMA_MAX * x, T, some)) for x, some in told]
     states = [torch.cat(z) for z in zip(*parts)]
     found = {}
     for (h, w), members in by_level(model).items():
         print(f"{h}x{w}")
-        found[f"{h}x{w}"] = level_of(model, states, members, nulls, rng)
+        found[f"{h}x{w}"] = level_of(model, states, labels, members, nulls, rng)
     n_states = len(states)
     each = [
         torch.zeros(n_states, *lam.shape, dtype=torch.bool) for lam in spectrum(model)
     ]
     for i, mask in enumerate(each):
         mask[i] = True
-    drawn = drawn_by(model, states, each, list(range(n_states)))
+    drawn = drawn_by(model, states, labels, each, list(range(n_states)))
     drawn.pop("of samples")
     return {"levels": found, "each state": drawn}
 
@@ -275,7 +289,7 @@ def main(argv: list[str] | None = None) -> None:
     ask.add_argument(
         "--quick",
         action="store_true",
-        help="eight samples of the small model, nothing written",
+        help="eight samples of one model, nothing written",
     )
     options = ask.parse_args(argv)
     torch.set_num_threads(1)

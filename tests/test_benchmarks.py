@@ -150,11 +150,41 @@ def ratio(printed):
     return float(last.split()[1])
 
 
+def test_what_changed_is_told(monkeypatch, tmp_path):
+    again = script("again")
+    before = [
+        {"id": "a", "value": 1.0, "tolerance": 0.1},
+        {"id": "b", "value": 1.0, "tolerance": 0.1},
+        {"id": "gone", "value": 3.0, "tolerance": 0.1},
+    ]
+    after = [
+        {"id": "b", "value": 1.2, "tolerance": 0.1, "fine": True},
+        {"id": "a", "value": 1.09, "tolerance": 0.1},
+    ]
+    moved = again.changed(before, after, 0.02)
+    assert moved == {
+        "b/value": (1.0, 1.2),
+        "gone/value": (3.0, None),
+        "gone/tolerance": (0.1, None),
+    }
+    rows = {"rows": [{"x": [1.0, 2.0]}, {"x": []}]}
+    assert again.changed(rows, {"rows": [{"x": [1.01, 2.1]}, {"x": []}]}, 0.02) == {
+        "rows/0/x/1": (2.0, 2.1)
+    }
+    monkeypatch.setattr(again, "DATA", tmp_path)
+    (tmp_path / "f.json").write_text("old")
+    with pytest.raises(subprocess.CalledProcessError):
+        again.measure(again.Part("bundle.py --no-such-flag", "f.json", rows=True), "")
+    assert (tmp_path / "f.json").read_text() == "old"
+    files = {part.words.split()[0] for part in again.PARTS.values()}
+    assert all((FOLDER / file).is_file() for file in files)
+
+
 def test_one_step(capsys):
     script("one_step").main(["--quick"])
     printed = capsys.readouterr().out
     assert (
-        "teacher, Heun, 35 evaluations" in printed
+        "teacher, 35 evaluations, guided" in printed
         and "HKD, one step, 1 evaluation" in printed
     )
     assert printed.count("bundled") >= 2, "whose weights they are"
@@ -309,7 +339,6 @@ def test_side_by_side_on_pictures_spends_the_same_on_every_method(
     monkeypatch.setattr(module, "images", lambda name: 4)
     judged = {"frechet": 1.0, "precision": 1.0, "recall": 1.0}
     monkeypatch.setattr(module.evaluation, "evaluate", lambda *_: judged)
-    monkeypatch.setattr(module, "judge", lambda data: data)
     pictures = Images(
         torch.randint(256, (8, 3, 32, 32), generator=rng, dtype=torch.uint8),
         torch.zeros(8).long(),
@@ -478,7 +507,7 @@ def test_modes_and_bands_of_the_bundled_model(capsys):
     found = {key: [line[1:] for line in lines if line[0] == key] for key in WAYS}
     assert found["alpha"] == found["alone"]  # the read-out is linear
     assert found["alpha"] == found["within"]  # and a resolution has one state
-    assert len(found["alpha"]) == 2 and found["alpha"] != found["abs"]
+    assert len(found["alpha"]) == 3 and found["alpha"] != found["abs"]
 
 
 def few_pictures() -> Images:

@@ -104,6 +104,10 @@ def test_from_pictures_to_a_distance(pictures, tmp_path):
         3,
         "--batch",
         6,
+        "--guidance",
+        2,
+        "--no-class",
+        0.3,
         "--out",
         at["paths"],
         "--precision",
@@ -179,6 +183,8 @@ def test_from_pictures_to_a_distance(pictures, tmp_path):
     ] > 0
     with safetensors.safe_open(at["paths"] / "shard-00000.safetensors", "pt") as shard:
         assert shard.get_slice("x").get_shape() == [12, 3, 3, 32, 32]
+    teacher = hkd_mini.load(at["teacher"]).config
+    assert teacher.no_class, "the preset withholds a share of the classes"
     model = hkd_mini.load(at["hkd"])
     assert (
         model.config == hkd_mini.PRESETS["cifar10-mini"]

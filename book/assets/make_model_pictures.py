@@ -96,9 +96,9 @@ def guesses(model) -> None:
 
 def main() -> None:
     plt.style.use(HERE / "book.mplstyle")
-    model = hkd_mini.load("hkd-cifar10-cond")
+    model = hkd_mini.load("hkd-cifar10")
     hero(model)
-    one_step(model, hkd_mini.load("teacher-cifar10-cond"))
+    one_step(model, hkd_mini.load("teacher-cifar10"))
     guesses(model)
 
 

@@ -112,7 +112,7 @@ def teacher(
     preset: str | None = None,
     data: str | None = None,
     start: Annotated[str | None, tyro.conf.arg(name="from")] = None,
-    drop_labels: float = 0.0,
+    drop_labels: float | None = None,
     skip_broken: bool = False,
     resume: bool = False,
     yes: bool = False,
@@ -127,15 +127,15 @@ def teacher(
 
     Args:
         out: folder for weights, checkpoint and log.
-        preset: toy2d, cifar10-tiny, cifar10-mini, cifar10-mini-cond, images32-mini,
-            images64-mini, cifar10, cifar10-cond or ffhq64.
+        preset: toy2d, cifar10-tiny, cifar10-mini, cifar10-mini-paper (the same
+            network), images32-mini, images64-mini, cifar10, cifar10-cond or ffhq64.
         data: folder with CIFAR-10 or with pictures, FILE.npy of latents; for toy2d
             the name of a point set.
         start: bundled name or folder of a teacher to start from; classes it does not
             know start without effect. Or a checkpoint of EDM's, FILE.pkl: nothing in
             it is run. Without --preset and --data it is converted, into --out.
         drop_labels: share of classes withheld, for one network with classes and
-            without.
+            without; unset, the preset's.
         skip_broken: leave out pictures that cannot be read.
         resume: go on from the checkpoint in --out.
         yes: begin even what the estimate says is beyond this machine.
@@ -150,6 +150,8 @@ def teacher(
             "converts that file"
         )
     network = widths.apply(known(preset).network)
+    if drop_labels is None:
+        drop_labels = RECIPES[preset].drop_labels
     both = network.labels > 0 and drop_labels > 0
     noise = levels.apply(network.noise)
     network = dataclasses.replace(network, noise=noise, no_class=both)

@@ -151,7 +151,7 @@ def onestep(
 ) -> None:
     """Train a one-step student by one of the methods of chapter 17.
 
-    Unset flags are those of the preset toy2d for points, of cifar10-mini for pictures.
+    Unset flags are those of the preset toy2d for points, of images32-mini for pictures.
 
     Example: hkd-mini onestep --method CD --teacher runs/t --data mine --out runs/cd
 
@@ -183,7 +183,7 @@ def onestep(
         learned = open_data(data, shape, skip_broken)
     claim(out, resume)
     config = recipe.apply(
-        RECIPES["toy2d" if len(shape) == 1 else "cifar10-mini"].distill
+        RECIPES["toy2d" if len(shape) == 1 else "images32-mini"].distill
     )
     torch.manual_seed(config.seed)
     student = chosen.student(source)

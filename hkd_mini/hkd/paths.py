@@ -106,7 +106,8 @@ class Trajectories:
     """Stored paths: `len`, `sigmas` (K,) float64 falling, and rows on demand. Memory
     stays flat however many there are. `teacher` is the fingerprint of what made them,
     `unguided` that of the teacher where it was guided; "" where nobody says.
-    `no_class` says whether some paths have a class withheld.
+    `classes` (n,) are those of the paths, -1 where none was told, or None;
+    `no_class` says whether any was withheld.
 
     With `verify` every shard is read once, in pieces, and must have the SHA-256 of its
     header. Raises FileNotFoundError for a folder without shards, ValueError for a
@@ -146,12 +147,12 @@ class Trajectories:
         self._guesses = [
             file.get_slice("guess") for file in self._files if "guess" in file.keys()
         ]
-        self._labels = (
+        self.classes = (
             torch.cat([f.get_tensor("labels") for f in self._files])
             if "labels" in self._files[0].keys()
             else None
         )
-        self.no_class = self._labels is not None and bool((self._labels < 0).any())
+        self.no_class = self.classes is not None and bool((self.classes < 0).any())
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -204,5 +205,5 @@ class Trajectories:
             known = zip(index, paths, strict=True)
             batch["guess"] = chosen([self._guessed(int(i), path) for i, path in known])
         return (
-            batch if self._labels is None else batch | {"labels": self._labels[index]}
+            batch if self.classes is None else batch | {"labels": self.classes[index]}
         )

@@ -87,7 +87,7 @@ class KDM(nn.Module, Saved):
         network = cast(UNetConfig | MLPConfig, teacher.config)
         if isinstance(network, MLPConfig):
             return cls(KDMConfig(network))
-        kept = ("resolution", "in_channels", "labels", "noise", "bounded")
+        kept = ("resolution", "in_channels", "labels", "no_class", "noise", "bounded")
         same = {name: getattr(network, name) for name in kept}
         return cls(KDMConfig(replace(MINI, **same)))
 

@@ -42,7 +42,7 @@ def test_the_sizes_that_the_page_names():
         large = HKD(PRESETS["cifar10"])
     embedding = sum(p.numel() for p in large.embedding.parameters())
     assert f"{embedding / 1e6:.2f} million" in rows["5"]
-    shapes = PRESETS["cifar10-mini"].state_shapes
+    shapes = PRESETS["cifar10-mini-paper"].state_shapes
     shared = sum(d for d, _, _ in shapes)
     local = sum(d * h * w for d, h, w in shapes)
     assert f"{shared} numbers instead of {local:,}" in rows["8"]

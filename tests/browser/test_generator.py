@@ -157,7 +157,7 @@ def test_it_downloads_at_most_twelve_megabytes_before_the_first_picture(browser,
         f"{sum(sizes.values()) / 1e6:.2f} MB in all {len(sizes)} files"
     )
     assert before <= BYTES and sum(sizes.values()) <= 1.1 * BYTES
-    assert {f"hkd-cifar10-cond-{part}.onnx.gz" for part in ("lift", "draw")} <= after
+    assert {f"hkd-cifar10-{part}.onnx.gz" for part in ("lift", "draw")} <= after
 
 
 def test_each_slider_redraws_both_pictures(opened):
@@ -286,7 +286,7 @@ def test_a_guess_becomes_the_picture(opened):
 
 def classes_of(page):
     """The field for the class, and what is said beside it."""
-    field = page.get_by_label("Class for hkd-cifar10-cond")
+    field = page.get_by_label("Class for hkd-cifar10")
     assert field.evaluate("e => e.tagName") == "SELECT" and field.is_enabled()
     return field, field.locator("xpath=../output")
 
@@ -347,7 +347,7 @@ def test_what_is_kept_and_what_is_left_out_add_up(opened):
     said.wait_for(timeout=10_000)
     words = said.inner_text().split("miss the picture of all pairs by: ")[1]
     numbers = dict(each.rsplit(" ", 1) for each in words.rstrip(".").split(", "))
-    assert set(numbers) == {"hkd-cifar10-cond", "hkd-cifar10-tiny"}
+    assert set(numbers) == {"hkd-cifar10", "hkd-cifar10-tiny"}
     assert all(float(miss) == 0 for miss in numbers.values())
     assert all(now != then for now, then in zip(small(opened, "left out"), before))
 

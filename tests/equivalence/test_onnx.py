@@ -29,7 +29,7 @@ from hkd_mini.hkd.spectra import interval_masks, spectrum
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GENERATOR = ROOT / "book" / "assets" / "live" / "generator.mjs"
 # as the book's page has them, and one that half a network decodes
-BUNDLED = {"hkd-cifar10-cond": 8, "hkd-cifar10-tiny": 8, "hkd-cifar10": 8}
+BUNDLED = {"hkd-cifar10": 8, "hkd-cifar10-tiny": 8, "hkd-cifar10-paper": 8}
 TOLERANCE = 1e-4
 
 
@@ -173,7 +173,7 @@ def test_both_graphs_make_the_sample(exported):
 def test_the_bundled_model_draws_the_class_that_it_is_told(label):
     """And no class for -1; the read-out is told nothing."""
     pytest.importorskip("onnx")
-    model = hkd_mini.load("hkd-cifar10-cond")
+    model = hkd_mini.load("hkd-cifar10")
     graphs = onnx_graphs.graphs(model, 8)
     lift = session(graphs["lift"])
     draw = session(graphs["draw"])

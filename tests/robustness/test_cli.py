@@ -264,7 +264,7 @@ def test_shapes_that_do_not_fit(capsys, toy):
         "--out",
         toy / "out",
     )
-    assert "resolution 30 cannot be halved 1 times at patch 2: the nearest" in line
+    assert "resolution 30 cannot be halved 2 times at patch 2: the nearest" in line
     line = refused(
         capsys,
         "distill",

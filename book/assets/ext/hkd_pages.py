@@ -29,7 +29,7 @@ PACKAGES = ROOT / "book/assets/npm/package.json"
 STATIC = ROOT / "_build/static"
 LIVE = ROOT / "_build/live"  # becomes _static/live
 # which models run in a page, and bits of their weights
-MODELS = {"hkd-cifar10-cond": 8, "hkd-cifar10-tiny": 8}
+MODELS = {"hkd-cifar10": 8, "hkd-cifar10-tiny": 8}
 WANTED = {  # which files of each package are copied
     "mathjax": r"es5/(tex-mml-chtml\.js|output/chtml/fonts/.*\.woff)",
     "onnxruntime-web": r"dist/ort(\.wasm\.bundle\.min\.mjs|-wasm-simd-threaded\.wasm)",

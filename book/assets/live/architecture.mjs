@@ -4,7 +4,8 @@
 import { COLORS, choice, layout, slider, svg } from "./stage.mjs";
 
 const TEXT = "#22303c", QUIET = "#4c5862", CARD = "#fdfcf9";
-const [BLUE, ORANGE, GREEN, GOLD] = COLORS;
+const [BLUE, ORANGE, GREEN, GOLD, PURPLE] = COLORS;
+const LEVELS = [BLUE, GREEN, PURPLE, QUIET];
 const SIDES = ["encoder block", "generator", "decoder block"];
 const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const thousands = (n) => String(n).replace(/\B(?=(\d{3})+$)/g, "\u202f");
@@ -25,7 +26,8 @@ function picture(values, width) {
 
 export function mount(root, data) {
   const { controls, panels, note } = layout(root);
-  const last = data.rungs.length - 1, fine = data.rungs[0].shape[1];
+  const last = data.rungs.length - 1, sides = [...new Set(data.rungs.map(({ shape }) => shape[1]))];
+  const levels = data.rungs.map(({ shape }) => sides.indexOf(shape[1]));
   const maps = data.maps.map(bytes), path = bytes(data.path), swaps = bytes(data.swaps);
   let { rung, side } = data, time = 0;
 
@@ -43,13 +45,13 @@ export function mount(root, data) {
   };
 
   // Left: the ladder. One stop of the Tab key; the arrow keys walk over it.
-  const ys = data.rungs.map(({ shape }, k) => 32 + 43 * k + (shape[1] < fine ? 20 : 0));
+  const ys = levels.map((level, k) => 32 + 43 * k + 20 * level);
   const map = panel(ys[last] + 34, "The network: a rung for every state. Arrow keys choose a block.", "radiogroup");
   put(map, 52, 12, "encoder", { "text-anchor": "middle", fill: QUIET });
   put(map, 180, 12, "generator", { "text-anchor": "middle", fill: QUIET });
   put(map, 308, 12, "decoder", { "text-anchor": "middle", fill: QUIET });
-  const boxes = data.rungs.map(({ shape, names }, k) => names.map((name, j) => {
-    const color = j === 1 ? ORANGE : shape[1] < fine ? GREEN : BLUE, indent = shape[1] < fine ? 12 : 0;
+  const boxes = data.rungs.map(({ names }, k) => names.map((name, j) => {
+    const color = j === 1 ? ORANGE : LEVELS[levels[k]], indent = 8 * levels[k];
     const x = [2 + indent, 127, 258 - indent][j], width = [100, 106, 100][j];
     if (j < 2) map.append(svg("line", { x1: j ? x + width : name ? x + width : x + width / 2, x2: j ? 258 - indent : 127,
       y1: ys[k] + 15, y2: ys[k] + 15, stroke: color, "stroke-width": 2 }));
