@@ -15,6 +15,8 @@ from hkd_mini.engine.data import to_unit
 from hkd_mini.engine.weights import data_folder
 from hkd_mini.hkd.paths import Trajectories
 from hkd_mini.hkd.probe import probe
+from hkd_mini.judge.classifier import share_found
+from hkd_mini.judge.distance import SECOND
 
 CLAIMS = {
     c["id"]: c
