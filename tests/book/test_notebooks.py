@@ -157,6 +157,17 @@ def test_nothing_is_said_on_stderr(path):
 
 
 @each_notebook
+def test_no_bare_object_is_shown(path):
+    """What a cell ends with by chance says nothing to a reader, as
+    `set_grad_enabled(mode=False)`: results are printed, drawn or told in HTML.
+    """
+    for cell in cells(path, "code"):
+        results = [o for o in cell["outputs"] if o["output_type"] == "execute_result"]
+        bare = [o for o in results if set(o["data"]) == {"text/plain"}]
+        assert not bare, source(cell)[-60:]
+
+
+@each_notebook
 def test_it_is_small(path):
     assert path.stat().st_size < 1.5e6, "smaller figures, fewer frames"
 
