@@ -10,7 +10,7 @@ replacing any file, and commit the manifest.
 
 import shutil
 
-from common import parser, sha256, write
+from common import WEIGHT, parser, sha256, write
 
 import hkd_mini
 from hkd_mini.app.evaluation import REFERENCE
@@ -40,7 +40,6 @@ KINDS = (
 )
 HELD_OUT = 64  # paths
 SEED = 2  # that no training used
-WEIGHT = 2.5  # of the large teacher's guidance
 
 
 def reference(data: str) -> None:

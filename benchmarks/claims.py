@@ -19,7 +19,7 @@ import subprocess
 import sys
 
 import torch
-from common import device, parser, stored, today, weights, write
+from common import WEIGHT, device, parser, stored, today, weights, write
 
 import hkd_mini
 from hkd_mini.app import evaluation, machine
@@ -42,7 +42,6 @@ SEED = 0
 # who judges, and what `--features` calls it
 JUDGES = {"ours": "cifar", "second": SECOND, "imagenet": "imagenet"}
 TEACHER = "teacher-cifar10"
-WEIGHT = 2.5  # of its guidance, where students learned from it
 HKD = "hkd-cifar10"
 PAPER = "hkd-cifar10-paper"  # by the paper's objective alone
 TINY = "hkd-cifar10-tiny"  # small
@@ -173,9 +172,13 @@ def quality_claims() -> list[dict]:
             line = f"{share} of {how}", scores[short][share], 0.01, command, name
             claims.append(claim(f"frechet-{short}-{share}", *line))
     for short in ("hkd", "paper"):
-        what = f"Frechet distance of {words(MODELS[short])} over that of its teacher"
+        name = MODELS[short]
+        what = (
+            f"Frechet distance of {name} over that of its teacher, {OPTIONS.n} samples"
+        )
         value = scores[short]["frechet"] / scores["teacher"]["frechet"]
-        line = what, value, 0.02, f"{SCRIPT} frechet", TEACHER, MODELS[short]
+        again = f"{SCRIPT} --n {OPTIONS.n} frechet"
+        line = what, value, 0.02, again, TEACHER, name
         claims.append(claim(f"frechet-ratio{ending(short)}", *line))
     return claims
 

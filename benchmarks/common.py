@@ -207,6 +207,9 @@ def teacher_paths(
     return Trajectories(out)
 
 
+WEIGHT = 2.5  # of the guidance that teacher-cifar10's students learned from
+
+
 # --- an HKD whose generators have to work
 
 # what is asked of its states; the read-out is linear, and an encoder names each pair

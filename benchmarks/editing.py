@@ -33,7 +33,7 @@ import platform
 import time
 
 import torch
-from common import parser, rounded, stored, today, weights, write
+from common import WEIGHT, parser, rounded, stored, today, weights, write
 
 import hkd_mini
 from hkd_mini.app import evaluation
@@ -53,7 +53,6 @@ MODELS = {
     "hkd-cifar10-paper": "teacher-cifar10",
     "hkd-cifar10-tiny": "teacher-cifar10-tiny",
 }
-WEIGHT = 2.5  # of the guidance of a teacher of classes
 SEED = 14
 STEPS = 18
 CHOOSE = 50

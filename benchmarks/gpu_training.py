@@ -31,7 +31,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from common import ANCHORED, GUESS, LINEAR, parser, write
+from common import parser, write
 from PIL import Image
 from torch import Tensor, nn
 
@@ -48,10 +48,11 @@ from hkd_mini.engine.data import Images, mirrored, to_uint8, to_unit
 from hkd_mini.engine.optimizer import optimizer_for
 from hkd_mini.engine.precision import choose, computing
 from hkd_mini.engine.run import compile_parts
-from hkd_mini.hkd.config import HKDConfig
+from hkd_mini.hkd.config import PRESETS
 from hkd_mini.hkd.distil import groups
 from hkd_mini.hkd.model import HKD
-from hkd_mini.hkd.objective import Objective, hkd_loss
+from hkd_mini.hkd.objective import hkd_loss
+from hkd_mini.hkd.recipes import RECIPES
 from hkd_mini.judge import metrics
 from hkd_mini.judge.classifier import share_found
 from hkd_mini.judge.distance import JUDGE, SECOND, Distance
@@ -61,23 +62,15 @@ Given = dict[str, Tensor]
 
 SIDE = 50  # pictures along a sheet
 UNTIL = {"teacher": 0.42, "paths": 0.54, "hkd": 0.83, "hkd-paper": 0.98}  # of the time
-DROPPED = 0.15  # share of classes withheld from the teacher, and
+# share of classes withheld from the teacher, and
+DROPPED = RECIPES["cifar10-mini"].drop_labels
 NO_CLASS = 0.10  # of paths
 WEIGHTS = (1.25, 1.5, 2.0, 2.5, 3.0)  # of guidance, to choose from
 FOUND = 0.88  # share of classes found, below which a distance counts for more
 SAMPLES = 4_096  # for each of the weights, on
 FEW = 9  # levels; paths have
 LEVELS = 18
-NETWORK = UNetConfig(
-    channels=48,
-    mult=(2, 2, 2),
-    blocks=1,
-    attention=(8, 4),
-    patch=2,
-    adaptive_scale=True,
-    labels=10,
-    no_class=True,
-)
+NETWORK = PRESETS["cifar10-mini"].network
 SMALL = replace(NETWORK, channels=16, mult=(1, 2), attention=(8,))
 TEACHER = TrainConfig(
     batch=1024,
@@ -98,8 +91,7 @@ STUDENT = replace(
     ema_halflife=20_000,
 )
 AT_ONCE = 2048  # paths
-ASKED = Objective(times=2, partners="own", **GUESS, **LINEAR)
-STUDENTS = {"hkd": (ANCHORED, ASKED), "hkd-paper": ({}, Objective(times=2))}
+STUDENTS = {"hkd": "cifar10-mini", "hkd-paper": "cifar10-mini-paper"}  # presets
 WARM = 10  # first steps of a stage, which compile and do not count
 EVERY = 50  # steps a line of the log, and a wait
 SAVE = 60.0  # seconds between averages on disk
@@ -337,9 +329,10 @@ def distil(
     device: str,
 ) -> tuple[nn.Module, dict]:
     """One of the STUDENTS, of `paths`."""
-    changes, asked = STUDENTS[name]
+    preset = STUDENTS[name]
+    asked = RECIPES[preset].objective
     torch.manual_seed(config.seed)
-    settings = HKDConfig(network=teacher.config, **changes)
+    settings = replace(PRESETS[preset], network=teacher.config)
     model = placed(HKD.from_teacher(teacher.cpu(), settings), device)
     distance = Distance.of(asked.perceptual).to(device)
     distance = distance.to(memory_format=torch.channels_last)

@@ -17,7 +17,7 @@ import statistics
 import sys
 
 import torch
-from common import seconds
+from common import WEIGHT, seconds
 
 from hkd_mini.app.zoo import load
 from hkd_mini.diffusion.guidance import Guided
@@ -29,7 +29,6 @@ from hkd_mini.hkd.config import PRESETS
 from hkd_mini.hkd.model import HKD
 
 STEPS = 18
-WEIGHT = 2.5  # of guidance
 PRESET = "cifar10-mini"
 
 
