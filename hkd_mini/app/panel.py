@@ -10,9 +10,11 @@ once. Needs `ipywidgets`. Chapters: 13 "Reading the spectrum", 14 "Editing".
 import asyncio
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import ipywidgets as widgets
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from ..engine.data import unit_noise
@@ -67,8 +69,13 @@ def redraw_on_change(draw: Callable[[], None], box: widgets.Widget) -> None:
     draw()
 
 
-def kept_states(model: HKD, n: int) -> Callable[[int], list[Tensor]]:
-    """States of n noises at T, by seed; the last few are kept."""
+def told(model: HKD, n: int, label: int) -> Int[Tensor, " n"] | None:
+    """The class `label` n times, -1 for none; None for a model without classes."""
+    return torch.full((n,), label) if model.config.network.labels else None
+
+
+def kept_states(model: HKD, n: int) -> Callable[[int, int], list[Tensor]]:
+    """States of n noises at T, by seed and class; the last few are kept."""
     shape = model.config.network.shape
     if len(shape) != 3 or n < 1:
         raise ValueError(
@@ -78,9 +85,9 @@ def kept_states(model: HKD, n: int) -> Callable[[int], list[Tensor]]:
 
     @lru_cache(4)
     @torch.no_grad()
-    def states(seed: int) -> list[Tensor]:
-        noise = unit_noise(n, shape, seed)
-        return model.encode(model.noise.sigma_max * noise, model.clock.T)
+    def states(seed: int, label: int) -> list[Tensor]:
+        noise = model.noise.sigma_max * unit_noise(n, shape, seed)
+        return model.encode(noise, model.clock.T, told(model, n, label))
 
     return states
 
@@ -105,16 +112,30 @@ def one_slider(
     )
 
 
-def shared_controls(
-    seed: int,
-) -> tuple[widgets.Dropdown, widgets.IntSlider, widgets.Image]:
-    """What all three have: a rate to sort by, a seed, a picture."""
+class Shared(NamedTuple):
+    """What all three have: a rate to sort by; a seed; a class, -1 for none; a picture;
+    and the seed beside the class, if the model has classes, as they are shown.
+    """
+
+    key: widgets.Dropdown
+    seed: widgets.IntSlider
+    label: widgets.Dropdown
+    picture: widgets.Image
+    noises: widgets.HBox
+
+
+def shared_controls(model: HKD, seed: int) -> Shared:
+    """The controls that all three have, for `model`, with the seed at `seed`."""
     key = widgets.Dropdown(options=KEYS, description="sorted by", style=STYLE)
-    picture = widgets.Image(format="png", layout={"max_width": "100%"})
-    return (
-        key,
-        widgets.IntSlider(
-            value=seed, min=0, max=max(99, seed), description="seed", style=STYLE
-        ),
-        picture,
+    number = widgets.IntSlider(
+        value=seed, min=0, max=max(99, seed), description="seed", style=STYLE
     )
+    classes = range(model.config.network.labels)
+    label = widgets.Dropdown(
+        options=[("none", -1), *((str(k), k) for k in classes)],
+        description="class",
+        style=STYLE,
+    )
+    picture = widgets.Image(format="png", layout={"max_width": "100%"})
+    noises = widgets.HBox([number, label] if classes else [number])
+    return Shared(key, number, label, picture, noises)

@@ -31,6 +31,7 @@ from .panel import (
     one_slider,
     redraw_on_change,
     shared_controls,
+    told,
 )
 
 
@@ -45,7 +46,7 @@ def masking(model: HKD, n: int = 8, seed: int = 0) -> widgets.VBox:
     levels = by_level(model)
     lams = spectrum(model)
     states = kept_states(model, n)
-    key, number, picture = shared_controls(seed)
+    key, number, label, picture, noises = shared_controls(model, seed)
     others = widgets.ToggleButtons(
         options=OTHERS, description="other modes", style=STYLE
     )
@@ -62,13 +63,13 @@ def masking(model: HKD, n: int = 8, seed: int = 0) -> widgets.VBox:
     reach = max(lam.abs().max().item() for lam in lams) * 1.05 or 1.0
 
     @lru_cache(4)
-    def whole(seed: int) -> tuple[list[Tensor], Tensor]:
-        z = model.evolve(states(seed), model.clock.T, model.clock.eps)
-        return z, model.decode(z)
+    def whole(seed: int, label: int) -> tuple[list[Tensor], Tensor]:
+        z = model.evolve(states(seed, label), model.clock.T, model.clock.eps)
+        return z, model.decode(z, told(model, n, label))
 
     @torch.no_grad()
     def draw():
-        z, before = whole(number.value)
+        z, before = whole(number.value, label.value)
         planes = []
         changed = list(z)
         for (level, members), hue in zip(levels.items(), HUES):
@@ -84,11 +85,11 @@ def masking(model: HKD, n: int = 8, seed: int = 0) -> widgets.VBox:
                     z[i], torch.where(m, times.value, others.value) * on.value
                 )
             planes.append(plane(flat(some), flat(lit), hue, (0.0, reach, reach)))
-        after = model.decode(changed)
+        after = model.decode(changed, told(model, n, label.value))
         picture.value = png(*planes, rows(before, after, after - before))
 
     lines = [widgets.HBox(row) for row in table.values()]
-    box = widgets.VBox([widgets.HBox([key, number]), *lines, others, picture])
+    box = widgets.VBox([widgets.HBox([key, noises]), *lines, others, picture])
     redraw_on_change(draw, box)
     return box
 
@@ -105,7 +106,7 @@ def scrubber(model: HKD, n: int = 8, seed: int = 0) -> widgets.VBox:
     states = kept_states(model, n)
     T = model.clock.T
     eps = model.clock.eps
-    key, number, picture = shared_controls(seed)
+    key, number, label, picture, noises = shared_controls(model, seed)
     key.value = "beta"
     way = one_slider("way gone", 0.5, step=0.02)
     band = one_slider("these move", (0.95, 1.0))
@@ -114,7 +115,8 @@ def scrubber(model: HKD, n: int = 8, seed: int = 0) -> widgets.VBox:
     @torch.no_grad()
     def draw():
         t = T + way.value * (eps - T)
-        start = states(number.value)
+        start = states(number.value, label.value)
+        classes = told(model, n, label.value)
         low, high = band.value
         moves = interval_masks(lams, low, high, key.value, [list(range(len(lams)))])
         moved = model.evolve(start, T, t)
@@ -128,11 +130,12 @@ def scrubber(model: HKD, n: int = 8, seed: int = 0) -> widgets.VBox:
             (1.0, 1.5, 1.5),
             136,
         )
-        picture.value = png(dots, rows(model.decode(moved), model.decode(some)))
+        pictures = model.decode(moved, classes), model.decode(some, classes)
+        picture.value = png(dots, rows(*pictures))
         said.value = f"t = {t:.2f}, noise level {float(model.clock.sigma(t)):.3g}"
 
     box = widgets.VBox(
-        [widgets.HBox([way, said]), widgets.HBox([key, band]), number, picture]
+        [widgets.HBox([way, said]), widgets.HBox([key, band]), noises, picture]
     )
     redraw_on_change(draw, box)
     return box
@@ -178,7 +181,7 @@ def editing_bench(
             f"references of shape {tuple(references.shape)}: wanted (k, "
             f"{', '.join(map(str, shape))})"
         )
-    key, number, picture = shared_controls(seed)
+    key, number, label, picture, noises = shared_controls(model, seed)
     which = widgets.IntSlider(
         value=0, min=0, max=len(references) - 1, description="reference", style=STYLE
     )
@@ -195,14 +198,18 @@ def editing_bench(
     lams = spectrum(model)
     levels = by_level(model).values()
     unit = unit_noise(1, shape, seed)
-    whole = lru_cache(4)(
-        torch.no_grad()(lambda seed: model.decode(model.evolve(states(seed), T, eps)))
-    )
+
+    @lru_cache(4)
+    @torch.no_grad()
+    def whole(seed: int, label: int) -> Tensor:
+        z = model.evolve(states(seed, label), T, eps)
+        return model.decode(z, told(model, n, label))
 
     @lru_cache(8)
     @torch.no_grad()
-    def encoded(k: int, t: float) -> list[Tensor]:
-        return model.encode(noised(model, references[k : k + 1], unit, t), t)
+    def encoded(k: int, t: float, label: int) -> list[Tensor]:
+        x = noised(model, references[k : k + 1], unit, t)
+        return model.encode(x, t, told(model, 1, label))
 
     @torch.no_grad()
     def draw():
@@ -213,18 +220,20 @@ def editing_bench(
         )
         low, high = band.value
         masks = interval_masks(lams, low, high, key.value, levels)
-        z = model.evolve(states(number.value), T, t)
-        mixed = inject(z, encoded(which.value, t), masks, ratio.value, where)
-        before = whole(number.value)
-        after = model.decode(model.evolve(mixed, t, eps))
+        classes = told(model, n, label.value)
+        z = model.evolve(states(number.value, label.value), T, t)
+        reference = encoded(which.value, t, label.value)
+        mixed = inject(z, reference, masks, ratio.value, where)
+        before = whole(number.value, label.value)
+        after = model.decode(model.evolve(mixed, t, eps), classes)
         # fades to paper
         shown = references[which.value] * (0.3 + 0.7 * where) + 0.7 * (1 - where)
-        guesses = model.decode(z), model.decode(mixed)
+        guesses = model.decode(z, classes), model.decode(mixed, classes)
         picture.value = png(
             rows(shown[None], scale=6), rows(*guesses, before, after, after - before)
         )
 
-    right = widgets.VBox([which, band, key, ratio, way, number])
+    right = widgets.VBox([which, band, key, ratio, way, noises])
     box = widgets.VBox([widgets.HBox([widgets.VBox([start, squares]), right]), picture])
     redraw_on_change(draw, box)
     return box

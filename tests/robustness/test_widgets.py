@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,20 +18,21 @@ import hkd_mini
 from hkd_mini import HKD, HKDConfig
 from hkd_mini.diffusion.networks import MLPConfig
 from hkd_mini.diffusion.unet import UNetConfig
+from hkd_mini.engine.data import unit_noise
 
 widgets = pytest.importorskip("ipywidgets")
 from hkd_mini.app import panel  # noqa: E402, after the check that it is there
 from hkd_mini.app import widgets as ours  # noqa: E402
+from hkd_mini.app.drawing import rows  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def model():
+def moving(**network):
     """Two resolutions and rates of both signs; random weights."""
     torch.manual_seed(0)
     network = UNetConfig(
-        channels=16, mult=(1, 1), blocks=1, attention=(), resolution=16
+        channels=16, mult=(1, 1), blocks=1, attention=(), resolution=16, **network
     )
     net = HKD(HKDConfig(network)).eval()
     for parameter in net.parameters():
@@ -38,6 +40,11 @@ def model():
     for generator in net.generators:
         generator.A.data.normal_(0, 1.0)
     return net
+
+
+@pytest.fixture(scope="module")
+def model():
+    return moving()
 
 
 def references(model, k=3):
@@ -118,6 +125,32 @@ def test_every_control_has_a_name(name, model):
         control.description or control.tooltip
         for control in panel.controls(MAKERS[name](model))
     )
+
+
+@each
+def test_a_model_of_classes_is_asked_for_one(name, model):
+    """And what is shown for a class is what the model decodes for it."""
+    words = [c.description for c in panel.controls(MAKERS[name](model))]
+    assert "class" not in words
+    knowing = moving(labels=3)
+    box = MAKERS[name](knowing)
+    label = next(c for c in panel.controls(box) if c.description == "class")
+    assert label.options == (("none", -1), ("0", 0), ("1", 1), ("2", 2))
+    shown = set()
+    for _, k in label.options:
+        label.value = k
+        shown.add(picture(box).value)
+    assert len(shown) == 4
+    if name == "masking":  # everything kept: the last columns are samples
+        for control in panel.controls(box):
+            if isinstance(control, widgets.FloatRangeSlider):
+                control.value = (0, 1)
+        noise = unit_noise(2, knowing.config.network.shape, 0)
+        sample = rows(*2 * [knowing.sample(noise, torch.tensor([2, 2]))])
+        image = Image.open(io.BytesIO(picture(box).value)).convert("RGB")
+        corner = image.width - sample.shape[1]
+        found = np.asarray(image)[: sample.shape[0], corner:]
+        assert np.abs(found.astype(int) - sample).max() <= 1  # rounding
 
 
 def test_keeping_everything_is_the_whole_picture(model):
