@@ -2,8 +2,10 @@
 
 import math
 import pickle
+import statistics
 import subprocess
 import sys
+import time
 from inspect import signature, unwrap
 
 import numpy as np
@@ -126,6 +128,46 @@ def test_what_is_inside_is_not_looked_at(monkeypatch):
     steps = train_teacher(denoiser, torch.randn(9, 2), config)
     assert [step.step for step in steps] == [1, 2, 3]
     assert seen == ["train_teacher"], "nothing in a step of training"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.complex64])
+def test_one_number_that_is_not_finite_is_noticed(kind, bad):
+    """Two that cancel, too; but not numbers whose sum is too large for their kind."""
+    x = torch.zeros(300, dtype=kind)
+    checks.finite("x", x)
+    if not kind.is_complex:
+        checks.finite("x", x + torch.finfo(kind).max)
+    x[7] = bad
+    with pytest.raises(ValueError, match="x holds numbers that are not finite"):
+        checks.finite("x", x)
+    x[9] = -bad
+    with pytest.raises(ValueError, match="x holds numbers that are not finite"):
+        checks.finite("x", x)
+
+
+def test_a_look_costs_less_than_moving_the_states():
+    """In seconds of this thread: looking at what is moved is one pass over it."""
+    generator = KoopmanGenerator(32, 32, 32)
+    z = torch.randn(64, 32, 32, 32)
+    out = torch.empty_like(z)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def median():
+        times = []
+        for _ in range(9):
+            began = time.thread_time()
+            generator(z, 1.0, out=out)
+            times.append(time.thread_time() - began)
+        return statistics.median(times)
+
+    with torch.no_grad():
+        looked = median()
+        with border.inside():
+            alone = median()
+    torch.set_num_threads(before)
+    assert looked < 1.7 * alone
 
 
 def test_transforms_and_tracing_pass():
