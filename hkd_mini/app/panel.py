@@ -92,6 +92,22 @@ def kept_states(model: HKD, n: int) -> Callable[[int, int], list[Tensor]]:
     return states
 
 
+def kept_ends(
+    model: HKD, states: Callable[[int, int], list[Tensor]], n: int
+) -> Callable[[int, int], tuple[list[Tensor], Tensor]]:
+    """Where `states` of n noises arrive, and their pictures, by seed and class; the
+    last few are kept.
+    """
+
+    @lru_cache(4)
+    @torch.no_grad()
+    def ends(seed: int, label: int) -> tuple[list[Tensor], Tensor]:
+        z = model.evolve(states(seed, label), model.clock.T, model.clock.eps)
+        return z, model.decode(z, told(model, n, label))
+
+    return ends
+
+
 def one_slider(
     description: str,
     value: float | tuple,

@@ -27,6 +27,7 @@ from .drawing import CELLS, HUES, STYLE, flat, plane, png, rows
 from .panel import (
     OTHERS,
     REGIONS,
+    kept_ends,
     kept_states,
     one_slider,
     redraw_on_change,
@@ -45,7 +46,7 @@ def masking(model: HKD, n: int = 8, seed: int = 0) -> widgets.VBox:
     """
     levels = by_level(model)
     lams = spectrum(model)
-    states = kept_states(model, n)
+    whole = kept_ends(model, kept_states(model, n), n)
     key, number, label, picture, noises = shared_controls(model, seed)
     others = widgets.ToggleButtons(
         options=OTHERS, description="other modes", style=STYLE
@@ -61,11 +62,6 @@ def masking(model: HKD, n: int = 8, seed: int = 0) -> widgets.VBox:
         for level in levels
     }
     reach = max(lam.abs().max().item() for lam in lams) * 1.05 or 1.0
-
-    @lru_cache(4)
-    def whole(seed: int, label: int) -> tuple[list[Tensor], Tensor]:
-        z = model.evolve(states(seed, label), model.clock.T, model.clock.eps)
-        return z, model.decode(z, told(model, n, label))
 
     @torch.no_grad()
     def draw():
@@ -141,8 +137,8 @@ def scrubber(model: HKD, n: int = 8, seed: int = 0) -> widgets.VBox:
     return box
 
 
-def _squares() -> tuple[widgets.GridBox, Callable[[Tensor], None]]:
-    """Squares to switch on and off, row by row, and what paints all of them."""
+def _region() -> tuple[widgets.VBox, Callable[[], Float[Tensor, "8 8"]]]:
+    """A region to choose by name or to paint, square by square, and what is painted."""
     places = [
         f"row {i + 1}, column {j + 1}" for i in range(CELLS) for j in range(CELLS)
     ]
@@ -151,15 +147,33 @@ def _squares() -> tuple[widgets.GridBox, Callable[[Tensor], None]]:
         widgets.ToggleButton(tooltip=place, button_style="info", layout=size)
         for place in places
     ]
+    start = widgets.Dropdown(
+        options=list(REGIONS), value="lower half", description="region", style=STYLE
+    )
 
-    def paint(weights: Float[Tensor, "8 8"]):
-        for cell, on in zip(cells, (weights >= 0.5).flatten().tolist()):
+    def paint(_change: object = None):
+        for cell, on in zip(cells, (REGIONS[start.value] >= 0.5).flatten().tolist()):
             cell.value = on
 
-    return widgets.GridBox(
+    def painted() -> Tensor:
+        return torch.tensor([float(cell.value) for cell in cells]).view(CELLS, CELLS)
+
+    start.observe(paint, "value")
+    paint()
+    squares = widgets.GridBox(
         cells,
         layout={"grid_template_columns": f"repeat({CELLS}, 24px)", "grid_gap": "0"},
-    ), paint
+    )
+    return widgets.VBox([start, squares]), painted
+
+
+def _check_references(model: HKD, references: Tensor) -> None:
+    shape = model.config.network.shape
+    if tuple(references.shape[1:]) != tuple(shape) or not len(references):
+        raise ValueError(
+            f"references of shape {tuple(references.shape)}: wanted (k, "
+            f"{', '.join(map(str, shape))})"
+        )
 
 
 def editing_bench(
@@ -173,14 +187,10 @@ def editing_bench(
     edit and with it; pictures as they would be, edited, the difference. Raises
     ValueError for references of another size.
     """
+    _check_references(model, references)
     shape = model.config.network.shape
     T = model.clock.T
     eps = model.clock.eps
-    if tuple(references.shape[1:]) != tuple(shape) or not len(references):
-        raise ValueError(
-            f"references of shape {tuple(references.shape)}: wanted (k, "
-            f"{', '.join(map(str, shape))})"
-        )
     key, number, label, picture, noises = shared_controls(model, seed)
     which = widgets.IntSlider(
         value=0, min=0, max=len(references) - 1, description="reference", style=STYLE
@@ -188,22 +198,12 @@ def editing_bench(
     band = one_slider("ranks", (0.0, 0.5))
     ratio = one_slider("ratio", 0.5)
     way = one_slider("way gone", 0.5)
-    start = widgets.Dropdown(
-        options=list(REGIONS), value="lower half", description="region", style=STYLE
-    )
-    squares, paint = _squares()
+    region, painted = _region()
     states = kept_states(model, n)
-    paint(REGIONS[start.value])
-    start.observe(lambda change: paint(REGIONS[change.new]), "value")
+    whole = kept_ends(model, states, n)
     lams = spectrum(model)
     levels = by_level(model).values()
     unit = unit_noise(1, shape, seed)
-
-    @lru_cache(4)
-    @torch.no_grad()
-    def whole(seed: int, label: int) -> Tensor:
-        z = model.evolve(states(seed, label), T, eps)
-        return model.decode(z, told(model, n, label))
 
     @lru_cache(8)
     @torch.no_grad()
@@ -214,17 +214,15 @@ def editing_bench(
     @torch.no_grad()
     def draw():
         t = T + way.value * (eps - T)
-        where = torch.tensor([cell.value for cell in squares.children]).float()
-        where = where.view(CELLS, CELLS).kron(
-            torch.ones(shape[1] // CELLS, shape[2] // CELLS)
-        )
+        square = torch.ones(shape[1] // CELLS, shape[2] // CELLS)
+        where = painted().kron(square)
         low, high = band.value
         masks = interval_masks(lams, low, high, key.value, levels)
         classes = told(model, n, label.value)
         z = model.evolve(states(number.value, label.value), T, t)
         reference = encoded(which.value, t, label.value)
         mixed = inject(z, reference, masks, ratio.value, where)
-        before = whole(number.value, label.value)
+        _, before = whole(number.value, label.value)
         after = model.decode(model.evolve(mixed, t, eps), classes)
         # fades to paper
         shown = references[which.value] * (0.3 + 0.7 * where) + 0.7 * (1 - where)
@@ -234,6 +232,6 @@ def editing_bench(
         )
 
     right = widgets.VBox([which, band, key, ratio, way, noises])
-    box = widgets.VBox([widgets.HBox([widgets.VBox([start, squares]), right]), picture])
+    box = widgets.VBox([widgets.HBox([region, right]), picture])
     redraw_on_change(draw, box)
     return box
