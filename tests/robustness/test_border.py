@@ -167,7 +167,7 @@ def test_a_look_costs_less_than_moving_the_states():
         with border.inside():
             alone = median()
     torch.set_num_threads(before)
-    assert looked < 1.7 * alone
+    assert looked < 2.5 * alone  # 1.3; four with a look in several passes
 
 
 def test_transforms_and_tracing_pass():
