@@ -147,11 +147,10 @@ def shared_controls(model: HKD, seed: int) -> Shared:
         value=seed, min=0, max=max(99, seed), description="seed", style=STYLE
     )
     classes = range(model.config.network.labels)
-    label = widgets.Dropdown(
-        options=[("none", -1), *((str(k), k) for k in classes)],
-        description="class",
-        style=STYLE,
-    )
+    # of no class, a network that always learned with one makes a blend
+    none = [("none", -1)] if model.config.network.no_class or not classes else []
+    options = [*none, *((str(k), k) for k in classes)]
+    label = widgets.Dropdown(options=options, description="class", style=STYLE)
     picture = widgets.Image(format="png", layout={"max_width": "100%"})
     noises = widgets.HBox([number, label] if classes else [number])
     return Shared(key, number, label, picture, noises)
