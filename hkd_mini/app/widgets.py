@@ -231,7 +231,7 @@ def editing_bench(
             rows(shown[None], scale=6), rows(*guesses, before, after, after - before)
         )
 
-    right = widgets.VBox([which, band, key, ratio, way, noises])
+    right = widgets.VBox([which, band, key, ratio, way, *noises.children])
     box = widgets.VBox([widgets.HBox([region, right]), picture])
     redraw_on_change(draw, box)
     return box
