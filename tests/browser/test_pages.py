@@ -58,6 +58,19 @@ SHOWN = """() => {
   });
   return frames.concat(drawn).join();
 }"""
+# The pictures once they have stood still for a moment: a page may still be drawing what
+# an earlier move asked for, which is not what the next one does.
+SETTLED = f"""async () => {{
+  const shown = {SHOWN};
+  let before = shown();
+  for (let round = 0; round < 50; round += 1) {{
+    await new Promise(resolve => setTimeout(resolve, 100));
+    const now = shown();
+    if (now && now === before) break;
+    before = now;
+  }}
+  return before;
+}}"""
 # Where a pointer takes hold of a slider, and how long its track is.
 GRIP = """(e) => {
   const box = e.getBoundingClientRect();
@@ -86,6 +99,15 @@ class Visit(NamedTuple):
     errors: list[str]
 
 
+def show(page, site, name):
+    """Open a page and wait until what moves on it is there."""
+    page.goto(f"{site}/{name}.html", wait_until="networkidle")
+    if page.locator(".gen-still").count():
+        page.locator(LIVE_MODEL).wait_for(timeout=60_000)
+    if name in MOVING:
+        page.locator(CONTROLS).first.wait_for(timeout=20_000)
+
+
 @pytest.fixture(scope="module", params=PAGES)
 def visit(request, browser, site):
     """One page after another, each opened once."""
@@ -98,11 +120,7 @@ def visit(request, browser, site):
     page.on(
         "request", lambda r: None if r.url.startswith(here) else elsewhere.append(r.url)
     )
-    page.goto(f"{site}/{name}.html", wait_until="networkidle")
-    if page.locator(".gen-still").count():
-        page.locator(LIVE_MODEL).wait_for(timeout=60_000)
-    if name in MOVING:
-        page.locator(CONTROLS).first.wait_for(timeout=20_000)
+    show(page, site, name)
     yield Visit(name, page, elsewhere, errors)
     page.close()
 
@@ -207,7 +225,7 @@ def idle(page, controls, move, wait=5_000, which=None):
     """The numbers of those controls that leave the page's pictures as they were."""
     found = []
     for k in range(page.locator(controls).count()) if which is None else which:
-        before = page.evaluate(SHOWN)
+        before = page.evaluate(SETTLED)
         assert before
         undo = move(page, k)
         try:
@@ -262,7 +280,7 @@ def test_a_control_whose_callback_is_cut_is_noticed(browser, site, name):
         route.fulfill(body=body, content_type="text/html")
 
     page.route("**/*.html", without_callbacks)
-    page.goto(f"{site}/{name}.html", wait_until="networkidle")
+    show(page, site, name)
     assert sum(cut) >= 2 and idle(page, CONTROLS, press, wait=700)
     assert name == "02-exact-lifts" or idle(page, SLIDERS, drag, wait=700)
     page.close()
