@@ -35,6 +35,8 @@ class Objective:
     perceptual: str = BUNDLED
     """What looks at pictures: perceptual-cifar10 (bundled), a folder made by `hkd-mini
     features`, cifar (the bundled judge), alex, vgg, squeeze (LPIPS), none."""
+    texture_weight: float = 0.0
+    """Weight of the texture distance beside the network's."""
     lr_scale_A: float = 1.0
     """A's learning rate over that of the rest: it starts at 0 and has to reach 10."""
     path_weight: float = 0.0
@@ -59,7 +61,7 @@ class Objective:
 
     def __post_init__(self):
         at_least(self, times=1, lr_scale_A=0, path_weight=0, guess_weight=0)
-        at_least(self, linear_weight=0, infinitesimal_weight=0)
+        at_least(self, linear_weight=0, infinitesimal_weight=0, texture_weight=0)
         if self.linear_scale not in ("size", "variance"):
             raise ValueError(
                 f"linear_scale = {self.linear_scale!r}: one of size, variance"

@@ -10,7 +10,10 @@ classifier that judges samples: a student is not its own examiner. Chapter: 10
 Source: HKD appendix D.4; LPIPS, Zhang et al. 2018.
 """
 
+import math
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,6 +24,8 @@ from .classifier import Classifier
 BUNDLED = "perceptual-cifar10"  # what students learn through
 JUDGE = "features-cifar10"  # what samples are judged by, "cifar" for short
 SECOND = "judge-cifar10"  # another judge, which no training sees; finds classes
+
+GREY = 2 / 255  # one grey level on [-1, 1]
 
 
 def bundled(name: str) -> str:
@@ -44,30 +49,37 @@ def annealed(
 
 class Distance(nn.Module):
     """d(a, b) = l1 MSE + l2 P, one value per picture, with l1 annealed; `perceptual` is
-    P or None (then l1 stays 1).
+    P or None (then l1 stays 1). With a weight for it, l3 = `texture`, the texture
+    distance is added to P.
 
     forward(a, b (batch, *shape) in about [-1, 1], progress) -> (d (batch,), mse
     (batch,), perceptual (batch,)).
     """
 
-    def __init__(self, perceptual: nn.Module | None, l2: float = 1.0):
+    def __init__(
+        self, perceptual: nn.Module | None, l2: float = 1.0, texture: float = 0.0
+    ):
         super().__init__()
         self.perceptual = perceptual
         self.l2 = l2
+        self.l3 = texture
+        self.texture = TextureDistance() if texture else None
         self.requires_grad_(False).eval()
 
     @classmethod
-    def of(cls, name: str) -> "Distance":
+    def of(cls, name: str, texture: float = 0.0) -> "Distance":
         """By name: a bundled classifier's ("perceptual-cifar10"; "cifar", the judge)
-        or one's folder, offline; "alex", "vgg", "squeeze" (LPIPS, a download); "none".
+        or one's folder, offline; "alex", "vgg", "squeeze" (LPIPS, a download); "none",
+        pixels alone, without `texture` too.
         """
         if name == "none":
             return cls(None)
         try:
             folder = resolve(bundled(name))
         except FileNotFoundError:
-            return cls(lpips(name))
-        return cls(FeatureDistance(Classifier.from_folder(folder)))
+            return cls(lpips(name), texture=texture)
+        seen = FeatureDistance(Classifier.from_folder(folder))
+        return cls(seen, texture=texture)
 
     def forward(
         self,
@@ -81,6 +93,8 @@ class Distance(nn.Module):
         if self.perceptual is None:
             return mse, mse, torch.zeros_like(mse)
         p = self.perceptual(a, b).flatten().float()
+        if self.texture is not None:
+            p = p + self.l3 * self.texture(a, b)
         return annealed(progress) * mse + self.l2 * p, mse, p
 
 
@@ -107,6 +121,47 @@ class FeatureDistance(nn.Module):
             for fa, fb in pairs
         ]
         return sum(gaps[1:], gaps[0]) / len(gaps)
+
+
+class TextureDistance(nn.Module):
+    """How strong every small wave is in every neighbourhood, and not where its crests
+    are: the part of texture that squared errors wash out, as what is uncertain is best
+    left smooth.
+
+    The waves are the 15 of a 4x4 cosine transform, in brightness and two colour
+    differences; s(a) is the root of their mean square over windows of 8x8 pixels, every
+    4. forward(a, b (batch, 3, h, w) in [-1, 1], h and w at least 11) -> mean of (s(a) -
+    s(b))^2 / (s(a)^2 + s(b)^2), (batch,), from 0, alike, to 1. What is weaker than a
+    grey level counts for little.
+    Source: Ding et al. 2020 (DISTS), whose texture term compares means of features in
+    this form; the waves and windows are ours.
+    """
+
+    def __init__(self, waves: int = 4, window: int = 8):
+        super().__init__()
+        self.window = window
+        k = torch.arange(waves)[:, None]
+        rows = torch.cos(math.pi * k * (torch.arange(waves) + 0.5) / waves)
+        rows = rows / rows.norm(dim=1, keepdim=True)
+        bank = torch.einsum("uh,vw->uvhw", rows, rows).flatten(0, 1)[1:]
+        colours = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]])
+        colours = colours / colours.norm(dim=1, keepdim=True)
+        filters = torch.einsum("ic,khw->ikchw", colours, bank).flatten(0, 1)
+        self.register_buffer("filters", filters, persistent=False)
+
+    def strength(
+        self, x: Float[Tensor, "batch 3 h w"]
+    ) -> Float[Tensor, "batch waves rows columns"]:
+        """s(x), of every wave in every window."""
+        waves = F.conv2d(x.float(), self.filters).square()
+        return (F.avg_pool2d(waves, self.window, self.window // 2) + GREY**2).sqrt()
+
+    def forward(
+        self, a: Float[Tensor, "batch 3 h w"], b: Float[Tensor, "batch 3 h w"]
+    ) -> Float[Tensor, " batch"]:
+        sa = self.strength(a)
+        sb = self.strength(b)
+        return ((sa - sb).square() / (sa.square() + sb.square())).flatten(1).mean(1)
 
 
 def unit(

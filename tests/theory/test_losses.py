@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from hkd_mini.diffusion.networks import MLPConfig
@@ -14,7 +15,13 @@ from hkd_mini.hkd.config import HKDConfig
 from hkd_mini.hkd.model import HKD
 from hkd_mini.hkd.objective import hkd_loss
 from hkd_mini.judge.classifier import Classifier, ClassifierConfig
-from hkd_mini.judge.distance import Distance, FeatureDistance, annealed, unit
+from hkd_mini.judge.distance import (
+    Distance,
+    FeatureDistance,
+    TextureDistance,
+    annealed,
+    unit,
+)
 
 
 def classifier(seed=0):
@@ -248,3 +255,55 @@ def test_pictures_through_the_whole_loss():
         v.ndim == 0 and v.isfinite() for v in terms.values()
     )
     assert all(g.A.grad is not None for g in model.generators)
+
+
+def test_texture_by_hand():
+    """One window, one wave at a time: equal strengths are no distance wherever their
+    crests stand, and one grey level is the floor.
+    """
+    texture = TextureDistance(waves=4, window=4)
+    assert texture.filters.shape == (45, 3, 4, 4)
+    flat = texture.filters.flatten(1)
+    torch.testing.assert_close(flat @ flat.T, torch.eye(45))  # orthonormal
+    assert flat.sum(1).abs().max() < 1e-5  # no wave is a constant
+    a = pictures(0)
+    b = pictures(1)
+    sa, sb = (
+        (F.conv2d(x, texture.filters).square().unfold(2, 4, 2).unfold(3, 4, 2)).mean(
+            (4, 5)
+        )
+        + (2 / 255) ** 2
+        for x in (a, b)
+    )
+    wish = 1 - 2 * (sa * sb).sqrt() / (sa + sb)  # as DISTS writes it
+    torch.testing.assert_close(texture(a, b), wish.mean((1, 2, 3)))
+    torch.testing.assert_close(texture(a, b), texture(b, a))
+    assert (texture(a, a) == 0).all()
+    assert (texture(a, b) > 0).all() and (texture(a, b) < 1).all()
+
+
+def test_texture_sees_softness_and_not_places():
+    """A shift by a pixel moves every crest, and costs less than a little blur, which
+    in squared error it exceeds.
+    """
+    texture = TextureDistance()
+    a = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    soft = F.avg_pool2d(a, 3, 1, 1)
+    moved = a.roll((1, -1), (2, 3))
+    assert (a - moved).square().mean() > (a - soft).square().mean()
+    assert texture(a, moved).max() < 0.1 * texture(a, soft).min()
+    grey = torch.zeros_like(a)
+    assert texture(grey, grey + 0.2).max() < 1e-6  # brightness is not texture
+
+
+def test_texture_is_part_of_the_distance_by_its_weight():
+    a = pictures(0)
+    b = pictures(1)
+    plain = Distance(Absolute(), l2=0.7)(a, b, 1.0)
+    both = Distance(Absolute(), l2=0.7, texture=3.0)(a, b, 1.0)
+    extra = 3.0 * TextureDistance()(a, b)
+    torch.testing.assert_close(both[2], plain[2] + extra)
+    torch.testing.assert_close(both[0], plain[0] + 0.7 * extra)
+    torch.testing.assert_close(both[1], plain[1])
+    assert Distance.of("none", texture=3.0)(a, b)[2].max() == 0
+    assert Distance.of("perceptual-cifar10", texture=3.0).l3 == 3.0
