@@ -8,7 +8,7 @@ training, one judges, and a second judge is seen by no training. Start with
 """
 
 from .classifier import Classifier, ClassifierConfig, share_found, train_classifier
-from .distance import Distance, FeatureDistance
+from .distance import Distance, FeatureDistance, TextureDistance
 from .features import classifier_features, imagenet_features, inception_features
 from .metrics import Statistics, frechet_distance, precision_recall, statistics
 
@@ -18,6 +18,7 @@ __all__ = [
     "Distance",
     "FeatureDistance",
     "Statistics",
+    "TextureDistance",
     "classifier_features",
     "frechet_distance",
     "imagenet_features",

@@ -132,9 +132,9 @@ class TextureDistance(nn.Module):
     differences; s(a) is the root of their mean square over windows of 8x8 pixels, every
     4. forward(a, b (batch, 3, h, w) in [-1, 1], h and w at least 11) -> mean of (s(a) -
     s(b))^2 / (s(a)^2 + s(b)^2), (batch,), from 0, alike, to 1. What is weaker than a
-    grey level counts for little.
-    Source: Ding et al. 2020 (DISTS), whose texture term compares means of features in
-    this form; the waves and windows are ours.
+    grey level counts for little. DISTS compares means of features in this form; the
+    waves and windows are ours.
+    Source: Ding et al. 2020 (DISTS).
     """
 
     def __init__(self, waves: int = 4, window: int = 8):
@@ -153,7 +153,7 @@ class TextureDistance(nn.Module):
         self, x: Float[Tensor, "batch 3 h w"]
     ) -> Float[Tensor, "batch waves rows columns"]:
         """s(x), of every wave in every window."""
-        waves = F.conv2d(x.float(), self.filters).square()
+        waves = F.conv2d(x.float(), self.filters).float().square()
         return (F.avg_pool2d(waves, self.window, self.window // 2) + GREY**2).sqrt()
 
     def forward(
