@@ -137,6 +137,8 @@ class TextureDistance(nn.Module):
     Source: Ding et al. 2020 (DISTS).
     """
 
+    filters: Tensor
+
     def __init__(self, waves: int = 4, window: int = 8):
         super().__init__()
         self.window = window
