@@ -97,8 +97,9 @@ def train(
     if distance is None:
         network = model.config.network
         pictures = network.bounded and network.shape[0] == 3
-        looks = objective.perceptual if pictures else "none"
-        distance = Distance.of(looks, objective.texture_weight)
+        distance = Distance(None)
+        if pictures:
+            distance = Distance.of(objective.perceptual, objective.texture_weight)
     if config.compile and distance.perceptual is not None:
         distance.perceptual.compile()
     levels = len(trajectories.sigmas) - 1

@@ -49,8 +49,8 @@ def annealed(
 
 class Distance(nn.Module):
     """d(a, b) = l1 MSE + l2 P, one value per picture, with l1 annealed; `perceptual` is
-    P or None (then l1 stays 1). With a weight for it, l3 = `texture`, the texture
-    distance is added to P.
+    P or None, and l3 = `texture` the weight of the texture distance, which is added to
+    it. Without either l1 stays 1.
 
     forward(a, b (batch, *shape) in about [-1, 1], progress) -> (d (batch,), mse
     (batch,), perceptual (batch,)).
@@ -69,11 +69,10 @@ class Distance(nn.Module):
     @classmethod
     def of(cls, name: str, texture: float = 0.0) -> "Distance":
         """By name: a bundled classifier's ("perceptual-cifar10"; "cifar", the judge)
-        or one's folder, offline; "alex", "vgg", "squeeze" (LPIPS, a download); "none",
-        pixels alone, without `texture` too.
+        or one's folder, offline; "alex", "vgg", "squeeze" (LPIPS, a download); "none".
         """
         if name == "none":
-            return cls(None)
+            return cls(None, texture=texture)
         try:
             folder = resolve(bundled(name))
         except FileNotFoundError:
@@ -90,9 +89,11 @@ class Distance(nn.Module):
         Float[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]
     ]:
         mse = (a.float() - b.float()).square().flatten(1).mean(1)
-        if self.perceptual is None:
-            return mse, mse, torch.zeros_like(mse)
-        p = self.perceptual(a, b).flatten().float()
+        p = torch.zeros_like(mse)
+        if self.perceptual is None and self.texture is None:
+            return mse, mse, p
+        if self.perceptual is not None:
+            p = p + self.perceptual(a, b).flatten().float()
         if self.texture is not None:
             p = p + self.l3 * self.texture(a, b)
         return annealed(progress) * mse + self.l2 * p, mse, p
@@ -139,11 +140,10 @@ class TextureDistance(nn.Module):
 
     filters: Tensor
 
-    def __init__(self, waves: int = 4, window: int = 8):
+    def __init__(self):
         super().__init__()
-        self.window = window
-        k = torch.arange(waves)[:, None]
-        rows = torch.cos(math.pi * k * (torch.arange(waves) + 0.5) / waves)
+        k = torch.arange(4)
+        rows = torch.cos(math.pi * k[:, None] * (k + 0.5) / 4)
         rows = rows / rows.norm(dim=1, keepdim=True)
         bank = torch.einsum("uh,vw->uvhw", rows, rows).flatten(0, 1)[1:]
         colours = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -2.0]])
@@ -156,7 +156,7 @@ class TextureDistance(nn.Module):
     ) -> Float[Tensor, "batch waves rows columns"]:
         """s(x), of every wave in every window."""
         waves = F.conv2d(x.float(), self.filters).float().square()
-        return (F.avg_pool2d(waves, self.window, self.window // 2) + GREY**2).sqrt()
+        return (F.avg_pool2d(waves, 8, 4) + GREY**2).sqrt()
 
     def forward(
         self, a: Float[Tensor, "batch 3 h w"], b: Float[Tensor, "batch 3 h w"]
