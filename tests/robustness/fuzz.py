@@ -412,7 +412,7 @@ def chdir(folder):
 
 def words(folder):
     """(command, flags) with one flag wrong."""
-    few = ["--images", "4", "--batch", "2"]
+    few = ["--images", "4", "--batch", "2", "--no-compile"]
     hkd, teacher, paths = (str(folder / n) for n in ("hkd", "teacher", "paths"))
     flags = {
         "sample": {
@@ -558,8 +558,13 @@ def main():
             ):
                 shown = hkd_mini.engine.checks.described(value)
                 faults.append(f"{title}({argument} = {shown}): {end}")
-        for line in some(list(words(folder)), asked.commands, rng):
-            end = command(line)
+        for i, line in enumerate(some(list(words(folder)), asked.commands, rng)):
+            own = (
+                folder / f"command-{i}"
+            )  # what one has written, the next does not find
+            own.mkdir()
+            with chdir(own):
+                end = command(line)
             counts[
                 f"commands {end if end in ('refused', 'accepted') else 'fault'}"
             ] += 1
