@@ -559,9 +559,8 @@ def main():
                 shown = hkd_mini.engine.checks.described(value)
                 faults.append(f"{title}({argument} = {shown}): {end}")
         for i, line in enumerate(some(list(words(folder)), asked.commands, rng)):
-            own = (
-                folder / f"command-{i}"
-            )  # what one has written, the next does not find
+            # what one command has written, the next shall not find
+            own = folder / f"command-{i}"
             own.mkdir()
             with chdir(own):
                 end = command(line)
