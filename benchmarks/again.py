@@ -40,6 +40,7 @@ PARTS = {
     "bundle": Part("bundle.py --data DATA", "MANIFEST.json"),
     "ablations": Part("ablations.py", "ablations/results.json", rows=True),
     "guidance": Part("guidance.py --data DATA", "guidance.json", rows=True),
+    "stopping": Part("stopping.py --data DATA", "stopping.json"),
     "neighbours": Part("neighbours.py --data DATA", "neighbours.json"),
     "spectral": Part("spectral.py", "spectrum.json"),
     "modes": Part("modes.py", "modes.json"),

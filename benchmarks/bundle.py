@@ -34,11 +34,12 @@ KINDS = (
     "steady.json",
     "teacher-recipes.json",
     "guidance.json",
+    "stopping.json",
     "shapes64.json",
     "cifar10-mini.json",
     "kdm.json",
 )
-HELD_OUT = 64  # paths
+HELD_OUT = 32  # paths
 SEED = 2  # that no training used
 
 

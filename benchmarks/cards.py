@@ -43,7 +43,7 @@ def metric(claim: str) -> str | None:
 def dataset(word: str, claim: str) -> dict[str, str]:
     """What a metric of a `claim` was measured on: type, name and split."""
     if word == "mse":
-        ends = "64 noises that no training used, and where the teacher's paths end"
+        ends = "32 noises that no training used, and where the teacher's paths end"
         return {"dataset_type": "teacher-paths", "dataset_name": ends}
     with safe_open(DATA / REFERENCE, "np") as file:
         pictures = file.metadata()["pictures"]

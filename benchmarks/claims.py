@@ -19,7 +19,7 @@ import subprocess
 import sys
 
 import torch
-from common import WEIGHT, device, parser, stored, today, weights, write
+from common import JUDGES, WEIGHT, device, parser, stored, today, weights, write
 
 import hkd_mini
 from hkd_mini.app import evaluation, machine
@@ -39,8 +39,6 @@ CLAIMS = data_folder() / "claims.json"
 SAMPLES = 10_000
 FEW = 200
 SEED = 0
-# who judges, and what `--features` calls it
-JUDGES = {"ours": "cifar", "second": SECOND, "imagenet": "imagenet"}
 TEACHER = "teacher-cifar10"
 HKD = "hkd-cifar10"
 PAPER = "hkd-cifar10-paper"  # by the paper's objective alone

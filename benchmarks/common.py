@@ -29,6 +29,7 @@ from hkd_mini.engine.points import checkerboard
 from hkd_mini.engine.weights import data_folder
 from hkd_mini.hkd.make_paths import make
 from hkd_mini.hkd.paths import Trajectories
+from hkd_mini.judge.distance import SECOND
 
 RUNS = pathlib.Path("runs")  # what a script keeps, so that a stopped run goes on
 
@@ -208,6 +209,8 @@ def teacher_paths(
 
 
 WEIGHT = 2.5  # of the guidance that teacher-cifar10's students learned from
+# who judges pictures, and what `--features` calls it
+JUDGES = {"ours": "cifar", "second": SECOND, "imagenet": "imagenet"}
 
 
 # --- an HKD whose generators have to work

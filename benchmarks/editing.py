@@ -58,8 +58,8 @@ STEPS = 18
 CHOOSE = 50
 MEASURE = 200
 SEEN = 50  # pairs whose guesses are decoded
-# points of a path where references are encoded
-KEPT = {"noise": 0, "middle": 10, "picture": 14}
+# noise levels near which references are encoded
+KEPT = {"noise": 80.0, "middle": 0.7, "picture": 0.25}
 RATIOS = (0.1, 0.2, 0.5, 0.8, 0.9)  # the paper's figure 5
 RATIO = 0.8
 THIRDS = ("low", "middle", "high")
@@ -68,10 +68,10 @@ GRID = torch.linspace(0, 1, 11)
 KEYS = ("time", "band", "ratio")  # say which injection was chosen
 CUTS = {"low": 4, "low8": 8}
 SCHEDULES = {  # noise levels of the rounds
-    "18 from 80 to 0.002": karras_sigmas(18)[:-1],
+    "18 from 80 to 0.14": karras_sigmas(18, 0.14)[:-1],
     "9 from 80 to 0.3": karras_sigmas(9, 0.3)[:-1],
-    "9 from 10 to 0.1": karras_sigmas(9, 0.1, 10.0)[:-1],
-    "9 from 3 to 0.1": karras_sigmas(9, 0.1, 3.0)[:-1],
+    "9 from 10 to 0.14": karras_sigmas(9, 0.14, 10.0)[:-1],
+    "9 from 3 to 0.14": karras_sigmas(9, 0.14, 3.0)[:-1],
     "10, 1, 0.2": torch.tensor([10, 1, 0.2]).double(),
     "3": torch.tensor([3.0]).double(),
 }
@@ -232,9 +232,10 @@ def injection(model, noise, path, levels, labels):
     rows = []
     curves = []
     choice = []
-    for (name, k), place in itertools.product(KEPT.items(), (None, *REGIONS)):
+    for name, place in itertools.product(KEPT, (None, *REGIONS)):
         if place and name != "middle":
             continue
+        k = kept(levels, name)
         t = float(model.clock.time(float(levels[k])))
         some = (model, own, encoded(path[k], t), plain, labels)
         where = REGIONS.get(place)
@@ -260,12 +261,17 @@ def injection(model, noise, path, levels, labels):
     }
 
 
+def kept(levels, name):
+    """The point of a path that is nearest to KEPT[name]."""
+    return int((levels[:-1] / KEPT[name]).log().abs().argmin())
+
+
 def guesses(model, noise, path, levels, labels):
     """How much what the states decode to changes on the way, by level: thirds, the same
     dealt anew, all modes; the reference encoded in the middle.
     """
     T = model.clock.T
-    k = KEPT["middle"]
+    k = kept(levels, "middle")
     t = float(model.clock.time(float(levels[k])))
     own = model.encode(SIGMA_MAX * noise, T, labels)
     other = model.encode(path[k], t, labels)
@@ -457,7 +463,7 @@ def pairs(name, n):
         teacher = Guided(teacher, WEIGHT)
         labels = torch.randint(classes, (n,), generator=generator(3))
     parts = [
-        heun(teacher, SIGMA_MAX * some, karras_sigmas(STEPS), part).x
+        heun(teacher, SIGMA_MAX * some, teacher.noise.sigmas(STEPS), part).x
         for some, part in zip(start.split(100), told(labels))
     ]
     print(f"{name}: {n} reference paths", flush=True)
@@ -469,7 +475,7 @@ def measure(name, choose, count, distance):
     model = hkd_mini.load(name)
     began = time.time()
     n = choose + count
-    levels = karras_sigmas(STEPS)
+    levels = model.noise.sigmas(STEPS)
     noise, path, labels = pairs(MODELS[name], n)
     print(name, flush=True)
     few = slice(0, choose // 2)

@@ -22,7 +22,6 @@ from common import WEIGHT, seconds
 from hkd_mini.app.zoo import load
 from hkd_mini.diffusion.guidance import Guided
 from hkd_mini.diffusion.samplers import heun
-from hkd_mini.diffusion.schedule import karras_sigmas
 from hkd_mini.diffusion.teacher import Denoiser
 from hkd_mini.engine.precision import choose, computing
 from hkd_mini.hkd.config import PRESETS
@@ -51,10 +50,10 @@ def main(arguments=None):
     teacher, which = model("teacher-cifar10", Denoiser, PRESETS[PRESET].network, device)
     student, other = model("hkd-cifar10", HKD, PRESETS[PRESET], device)
     rng = torch.Generator().manual_seed(0)
-    sigmas = karras_sigmas(STEPS)
     noise = torch.randn(batch, *student.config.network.shape, generator=rng).to(device)
     labels = torch.arange(batch, device=device) % teacher.config.labels
     guided = Guided(teacher, WEIGHT)
+    sigmas = guided.noise.sigmas(STEPS)
     calls = {
         "teacher": lambda: heun(guided, sigmas[0] * noise, sigmas, labels),
         "student": lambda: student.sample(noise, labels),

@@ -23,10 +23,14 @@ from scipy.stats import spearmanr
 from torch.utils.flop_counter import FlopCounterMode
 
 from hkd_mini import load
+from hkd_mini.diffusion.guidance import Guided
+from hkd_mini.diffusion.samplers import heun
+from hkd_mini.diffusion.schedule import karras_sigmas
 from hkd_mini.diffusion.teacher import Denoiser
 from hkd_mini.diffusion.unet import UNetConfig
 from hkd_mini.engine.border import inside
-from hkd_mini.engine.data import Images
+from hkd_mini.engine.data import Images, to_uint8
+from hkd_mini.engine.precision import choose
 from hkd_mini.hkd.bands import mean_frequency
 from hkd_mini.hkd.config import HKDConfig
 from hkd_mini.hkd.model import HKD
@@ -663,6 +667,30 @@ def test_a_weight_is_measured_in_the_interval_that_its_row_says(monkeypatch):
     assert (1.0, (0.0, float("inf")), True) in asked
     assert (2.0, (0.2, 3.0), True) in asked
     assert (2.0, (0.0, float("inf")), False) in asked and len(set(asked)) == 12
+
+
+def test_where_to_stop_judges_the_ends_of_shorter_paths():
+    """The guess at a level is where paths end that stop there, and a cosine lies in the
+    band of its frequency alone.
+    """
+    stopping = script("stopping")
+    stopping.LEVELS = karras_sigmas(5)
+    stopping.STOPS = (2, 4)
+    stopping.choose = lambda asked, where: choose("fp32", where)
+    found, labels = stopping.guesses(3)
+    assert found.shape == (2, 3, 3, 32, 32) and labels.tolist() == [0, 1, 2]
+    teacher = Guided(load("teacher-cifar10"), stopping.WEIGHT)
+    rng = torch.Generator().manual_seed(stopping.SEED)
+    x_T = stopping.LEVELS[0] * torch.randn(3, 3, 32, 32, generator=rng)
+    short = torch.cat([stopping.LEVELS[:3], torch.zeros(1)])
+    for levels, those in ((short, found[0]), (stopping.LEVELS, found[1])):
+        end = heun(teacher, x_T, levels, labels).x[-1]
+        assert (to_uint8(end).int() - those.int()).abs().max() <= 1
+
+    wave = 127.5 + 90 * np.cos(np.pi * (np.arange(32) + 0.5) * 13 / 32)  # 13 half waves
+    picture = torch.tensor(wave).round().byte().expand(1, 3, 32, 32)
+    power = stopping.power(picture)
+    assert power.argmax() == 3 and power[3] > 1e3 * np.delete(power, 3).max()
 
 
 def test_a_ray_never_steps_through_a_solid():

@@ -14,11 +14,10 @@ import hkd_mini
 from hkd_mini.app.evaluation import BACKGROUND, sheet
 from hkd_mini.diffusion.guidance import Guided
 from hkd_mini.diffusion.samplers import heun
-from hkd_mini.diffusion.schedule import SIGMA_MIN, karras_sigmas
 
 HERE = Path(__file__).parent
 # points of the teacher's path that change visibly
-STOPS = [0, 7, 9, 10, 11, 12, 13, 18]
+STOPS = [0, 7, 9, 10, 11, 12, 13, 14]
 SHOWN = [23, 49, 54, 77, 39]  # of the hundred noises, and
 CLASSES = torch.tensor([1, 4, 7, 8, 9])  # what is asked of them
 WEIGHT = 2.5  # of the teacher's guidance
@@ -52,7 +51,7 @@ def one_step(model, teacher) -> None:
     beside it.
     """
     noise = unit_noise(100, 5)[SHOWN]
-    levels = karras_sigmas(18)
+    levels = teacher.noise.sigmas(14)
     path = heun(Guided(teacher, WEIGHT), levels[0] * noise, levels, CLASSES).x.float()
     film = (path / (levels**2 + 0.25).sqrt().view(-1, 1, 1, 1, 1).float())[STOPS] / 2
     film[-1] = path[-1]
@@ -87,8 +86,8 @@ def one_step(model, teacher) -> None:
 
 def guesses(model) -> None:
     """The same noises, encoded once each: what their states decode to at ten times."""
-    levels = karras_sigmas(18)[[0, 2, 4, 6, 8, 10, 11, 12, 14, 17]]
-    times = model.clock.time(levels.clamp(min=SIGMA_MIN)).float()
+    levels = model.noise.sigmas(14)[[0, 2, 4, 6, 7, 8, 9, 10, 11, 13]]
+    times = model.clock.time(levels).float()
     film = model.trajectory(unit_noise(100, 5)[SHOWN], times, CLASSES).transpose(0, 1)
     pixels = sheet(film.flatten(0, 1).clamp(-1, 1), len(levels))
     kept(enlarged(pixels), "guesses")

@@ -32,8 +32,9 @@ def export(
 
     With `name` for NAME: NAME-lift.onnx.gz and NAME-draw.onnx.gz are the graphs;
     NAME-rates.bin.gz the rates as float32, all alphas and then all betas of the first
-    state, then of the next; NAME.json says which clock, the shapes of the states and of
-    their rates, how many classes there are, and whether none may be told.
+    state, then of the next; NAME.json says which clock between which noise levels, the
+    shapes of the states and of their rates, how many classes there are, and whether
+    none may be told.
     """
     folder = pathlib.Path(folder)
     sizes = {}
@@ -56,6 +57,7 @@ def export(
         "states": model.state_shapes,
         "rates": [list(lam.shape) for lam in levels],
         "bits": bits,
+        "sigma_min": model.noise.sigma_min,
         "sigma_max": model.noise.sigma_max,
         "classes": model.config.network.labels,
         "no_class": model.config.network.no_class,

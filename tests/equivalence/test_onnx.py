@@ -20,7 +20,7 @@ import torch
 import hkd_mini
 from hkd_mini.app import onnx_export, onnx_graphs, onnx_weights
 from hkd_mini.diffusion.networks import MLPConfig
-from hkd_mini.diffusion.schedule import CLOCKS
+from hkd_mini.diffusion.schedule import CLOCK_OF, Noise
 from hkd_mini.diffusion.unet import UNetConfig
 from hkd_mini.hkd.config import PRESETS, HKDConfig
 from hkd_mini.hkd.model import HKD
@@ -331,17 +331,19 @@ def test_the_page_draws_the_same_noise(seed):
     )
 
 
-def test_the_page_reads_the_same_clocks():
-    sigmas = [0.002, 0.1, 1.0, 80.0]
+@pytest.mark.parametrize("lowest", [0.002, 0.14])
+def test_the_page_reads_the_same_clocks(lowest):
+    sigmas = [lowest, 0.2, 1.0, 80.0]
     program = """const there = (c) => data.sigmas.map(c.time);
     const back = (c) => data.sigmas.map((s) => c.sigma(c.time(s)));
-    const clocks = Object.entries(page.CLOCKS);
-    const both = clocks.map(([name, c]) => [name, there(c), back(c)]);
+    const both = Object.entries(page.CLOCKS).map(([name, between]) => {
+      const c = between(data.sigmas[0], 80);
+      return [name, there(c), back(c)];
+    });
     console.log(JSON.stringify(both))"""
     for name, times, back in in_node(program, sigmas=sigmas):
-        assert np.allclose(
-            times, [CLOCKS[name].time(sigma) for sigma in sigmas], atol=1e-12
-        )
+        clock = CLOCK_OF[name](Noise(sigma_min=lowest))
+        assert np.allclose(times, [clock.time(s) for s in sigmas], atol=1e-12)
         assert np.allclose(back, sigmas)
 
 

@@ -5,12 +5,14 @@
 import { COLORS, axes, html, layout, svg } from "./stage.mjs";
 
 const SIZE = 32, NUMBERS = 3 * SIZE * SIZE;
-const [LOW, HIGH] = [0.002 ** (1 / 7), 80 ** (1 / 7)];
 
-/** Time and noise level, as in hkd_mini/diffusion/schedule.py. */
+/** Time and noise level between a model's lowest and highest level, as in hkd_mini/diffusion/schedule.py. */
 export const CLOCKS = {
-  rho: { time: (sigma) => (sigma ** (1 / 7) - LOW) / (HIGH - LOW), sigma: (t) => (LOW + t * (HIGH - LOW)) ** 7 },
-  log: { time: Math.log, sigma: Math.exp },
+  rho: (lowest, highest) => {
+    const [low, high] = [lowest ** (1 / 7), highest ** (1 / 7)];
+    return { time: (sigma) => (sigma ** (1 / 7) - low) / (high - low), sigma: (t) => (low + t * (high - low)) ** 7 };
+  },
+  log: () => ({ time: Math.log, sigma: Math.exp }),
 };
 
 /** Draws uniform numbers from a seed, from the `first` of the row on: mulberry32, as onnx_export.seeded_uniform does. */
@@ -116,14 +118,14 @@ async function open(ort, name, [about, rates, lift, draw]) {
   // disable_quant_qdq: unpack the bytes of the weights once, now, and not at every picture
   const options = { graphOptimizationLevel: "all", extra: { session: { disable_quant_qdq: "1" } } };
   const sessions = { lift: await ort.InferenceSession.create(lift, options), draw: await ort.InferenceSession.create(draw, options) };
-  const shapes = about.states, clock = CLOCKS[about.clock];
+  const shapes = about.states, clock = CLOCKS[about.clock](about.sigma_min, about.sigma_max);
   const one = (v) => new ort.Tensor("float32", Float32Array.of(v), [1]);
   const zeros = shapes.map((shape) => new ort.Tensor("float32", new Float32Array(shape[0] * shape[1] * shape[2]), [1, ...shape]));
   const pairs = (values) => values.map((v, i) => new ort.Tensor("float32", v, about.rates[i]));
   const told = (session, label) => (session.inputNames.includes("told")
     ? { told: new ort.Tensor("float32", Float32Array.from({ length: about.classes }, (_, k) => Number(k === label)), [1, about.classes]) } : {});
   return {
-    name, clock, T: clock.time(80), eps: clock.time(0.002), rates: readRates(rates, about),
+    name, clock, T: clock.time(about.sigma_max), eps: clock.time(about.sigma_min), rates: readRates(rates, about),
     noClass: about.no_class,
     async lift(x, sigma, label) {
       const given = { x: new ort.Tensor("float32", x, [1, 3, SIZE, SIZE]), sigma: one(sigma), ...told(sessions.lift, label) };
@@ -199,11 +201,10 @@ const LEFT_OUT = "#b9bfc4", square = (side) => `${side} \u00d7 ${side}`;
 const ANY = -1; // no class is chosen: each seed has its own
 const FRESH = (seed, label, sides) => ({ seed, label, way: 0, key: "alpha", rest: 0, mix: 0, told: 0.3,
   levels: Object.fromEntries(sides.map((side) => [side, { low: 0, high: 0, gain: 1 }])) });
-const sigmaOf = (way) => CLOCKS.rho.sigma(way); // how far from picture to noise, as EDM's schedule counts it
 
-/** `levels` are [side, name] of the states, fine to coarse; `classes` the names of what may be asked for, for the models
- *  whose `classes` is true. */
-export async function mount(root, { seed, models, first, reach, levels, classes }) {
+/** `sigmas` are the lowest and the highest noise level that all models know; `levels` are [side, name] of the states, fine to
+ *  coarse; `classes` the names of what may be asked for, for the models whose `classes` is true. */
+export async function mount(root, { seed, models, first, reach, sigmas, levels, classes }) {
   const note = root.appendChild(html("p", { class: "gen-note", role: "status" }));
   const up = document.documentElement.dataset.content_root;
   if (up === undefined) {
@@ -218,7 +219,7 @@ export async function mount(root, { seed, models, first, reach, levels, classes 
     if (navigator.connection?.saveData) await invited(root);
     note.textContent = "Loading the two models.";
     const [ort, small] = await Promise.all([runtime(base, files), fetched(base, first)]);
-    page = build(root, { seed, models, reach, levels, classes });
+    page = build(root, { seed, models, reach, sigmas, levels, classes });
     await page.join(await open(ort, first, small)); // its picture is there before the larger model is asked for
     for (const name of Object.keys(models).filter((other) => other !== first)) await page.join(await open(ort, name, await fetched(base, name)));
     note.remove();
@@ -235,7 +236,8 @@ function invited(root) {
 }
 
 /** The page's own part of the picture: two columns, and controls that both obey. */
-function build(root, { seed, models, reach, levels, classes }) {
+function build(root, { seed, models, reach, sigmas, levels, classes }) {
+  const sigmaOf = CLOCKS.rho(...sigmas).sigma; // how far from picture to noise, as EDM's schedule counts it
   const still = root.querySelector(".gen-still"), view = html("div", { class: "gen", hidden: "" });
   root.append(view);
   layout(view); // for the style that all live pictures share
