@@ -164,7 +164,10 @@ def test_configurations_without_levels_are_edms():
 
     kept = {"channels": 8, "width": 16, "depth": 1, "state": 6, "dim": 2, "labels": 0}
     assert build(MLPConfig, kept).noise == EDM
-    assert hkd_mini.load("hkd-cifar10").noise == EDM
+    assert hkd_mini.load("hkd-cifar10-tiny").noise == EDM
+    # the large teacher stops earlier, and its students with it
+    levels = {hkd_mini.load(name).noise for name in ("hkd-cifar10", "teacher-cifar10")}
+    assert levels == {replace(EDM, sigma_min=0.14)}
     assert torch.equal(EDM.sigmas(18), karras_sigmas(18))
 
 
