@@ -30,7 +30,7 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 PICTURES = ("image/png", "image/jpeg")
 DATA = re.compile(r'(<script type="application/json"[^>]*>)([^<]*)')
 ADDRESS = re.compile(r"data:image/[a-z+]+;base64,([A-Za-z0-9+/=]+)")
-COLOURS = 256  # of a figure that becomes a palette PNG
+COLOURS = (64, 128, 256)  # of a figure that becomes a palette PNG: the fewest that do
 BRIGHTEST = 40  # of 255: the most by which one pixel may differ unseen,
 MEAN = 0.3  # and all of them on average
 FLIPPED = 0.05  # share of bytes that rounding may change in a packed table
@@ -114,15 +114,20 @@ def alike_text(new: str, old: str) -> bool:
 
 
 def small(content: bytes) -> bytes:
-    """A PNG of at most COLOURS colours where that cannot be seen, else as it was."""
+    """A PNG of so few COLOURS that it can just not be seen; all else as it was."""
+    if not content.startswith(b"\x89PNG"):
+        return content
     picture = Image.open(io.BytesIO(content)).convert("RGBA")
     if picture.getextrema()[3] != (255, 255):  # a palette has no soft edges
         return content
-    file = io.BytesIO()
-    few = picture.convert("RGB").quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE)
-    few.save(file, "png", optimize=True)
-    slim = file.getvalue()
-    return slim if len(slim) < len(content) and alike_bytes(slim, content) else content
+    for colours in COLOURS:
+        file = io.BytesIO()
+        few = picture.convert("RGB").quantize(colours, kmeans=2, dither=0)
+        few.save(file, "png", optimize=True)
+        slim = file.getvalue()
+        if alike_bytes(slim, content):
+            return slim if len(slim) < len(content) else content
+    return content
 
 
 def number_widgets(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -170,13 +175,21 @@ def settle_output(new: dict, old: dict | None) -> dict:
     return new
 
 
-def settle_frames(new: dict, old: dict) -> None:
-    """Frames inside widgets' state, where both have the same widgets."""
+def settle_widgets(new: dict, old: dict) -> None:
+    """Models of widgets: frames that look like the stored ones are those, others are
+    small; and what a layout leaves open is not said.
+    """
     for name, model in new.items():
-        before = old.get(name, {})
-        for mine, its in zip(model.get("buffers", []), before.get("buffers", [])):
-            if mine["path"] == its["path"] and alike_base64(mine["data"], its["data"]):
-                mine["data"] = its["data"]
+        if model["model_name"] == "LayoutModel":
+            said = model["state"].items()
+            model["state"] = {k: value for k, value in said if value is not None}
+        before = {b["path"][0]: b["data"] for b in old.get(name, {}).get("buffers", [])}
+        for frame in model.get("buffers", []):
+            slim = small(base64.b64decode(frame["data"]))
+            frame["data"] = base64.b64encode(slim).decode()
+            stored = before.get(frame["path"][0])
+            if stored and alike_base64(frame["data"], stored):
+                frame["data"] = stored
 
 
 def settled(
@@ -190,8 +203,8 @@ def settled(
         for k, output in enumerate(cell.get("outputs", [])):
             stored = before.get(cell["id"], [])
             settle_output(output, stored[k] if k < len(stored) else None)
-    frames = lambda nb: nb.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {})
-    settle_frames(frames(new), frames(old))
+    states = lambda nb: nb.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {})
+    settle_widgets(states(new), states(old))
     if "language_info" in old.metadata:  # a version of Python is no news
         new.metadata["language_info"] = old.metadata["language_info"]
     return new

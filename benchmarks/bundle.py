@@ -59,24 +59,16 @@ def reference(data: str) -> None:
 
 
 def paths() -> None:
-    """Paths of the bundled teachers from noises that no training used, 10 of the 19
-    points of each with their guesses: float32 network, half precision on disk. The
-    large one's are guided, with classes at random.
+    """Paths of the bundled teacher from noises that no training used, 10 of the 19
+    points of each with their guesses: float32 network, half precision on disk. They
+    are guided, with classes at random.
     """
-    small = hkd_mini.load("teacher-cifar10-tiny")
-    large = hkd_mini.load("teacher-cifar10")
-    classes = {"labels": large.config.labels}
-    for name, teacher, further in (
-        ("cifar10", Guided(large, WEIGHT), classes),
-        ("cifar10-tiny", small, {}),
-    ):
-        folder = DATA / f"trajectories-{name}"
-        shutil.rmtree(folder, ignore_errors=True)
-        how = {"times": 10, "seed": SEED, "batch": 32, **further}
-        for done in make_paths.make(
-            teacher, teacher.config.shape, HELD_OUT, folder, **how
-        ):
-            print(f"{done} of {HELD_OUT} paths of teacher-{name}")
+    teacher = Guided(hkd_mini.load("teacher-cifar10"), WEIGHT)
+    folder = DATA / "trajectories-cifar10"
+    shutil.rmtree(folder, ignore_errors=True)
+    how = {"times": 10, "seed": SEED, "batch": 32, "labels": teacher.config.labels}
+    for done in make_paths.make(teacher, teacher.config.shape, HELD_OUT, folder, **how):
+        print(f"{done} of {HELD_OUT} paths")
 
 
 def manifest() -> None:

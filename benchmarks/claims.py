@@ -19,7 +19,18 @@ import subprocess
 import sys
 
 import torch
-from common import JUDGES, WEIGHT, device, parser, stored, today, weights, write
+from common import (
+    JUDGES,
+    WEIGHT,
+    device,
+    held_out_paths,
+    parser,
+    small_held_out_paths,
+    stored,
+    today,
+    weights,
+    write,
+)
 
 import hkd_mini
 from hkd_mini.app import evaluation, machine
@@ -27,7 +38,6 @@ from hkd_mini.diffusion.guidance import Guided
 from hkd_mini.engine.cifar10 import load_cifar10
 from hkd_mini.engine.precision import choose
 from hkd_mini.engine.weights import data_folder
-from hkd_mini.hkd.paths import Trajectories
 from hkd_mini.hkd.probe import probe
 from hkd_mini.judge import metrics
 from hkd_mini.judge.classifier import share_found
@@ -43,11 +53,11 @@ TEACHER = "teacher-cifar10"
 HKD = "hkd-cifar10"
 PAPER = "hkd-cifar10-paper"  # by the paper's objective alone
 TINY = "hkd-cifar10-tiny"  # small
-# what their claims are called, and where their teachers' held-out paths are
+# what their claims are called, and what gives their teachers' held-out paths
 HELD_OUT = {
-    "hkd": (HKD, "trajectories-cifar10"),
-    "paper": (PAPER, "trajectories-cifar10"),
-    "tiny": (TINY, "trajectories-cifar10-tiny"),
+    "hkd": (HKD, held_out_paths),
+    "paper": (PAPER, held_out_paths),
+    "tiny": (TINY, small_held_out_paths),
 }
 MODELS = {"teacher": TEACHER, "hkd": HKD, "paper": PAPER}
 ALIKE = ("longer", "paper")  # of the ablations, beside TINY
@@ -58,8 +68,8 @@ def held_out(short: str) -> list[dict]:
     """One of HELD_OUT on paths that no model saw: squared error at the end, the same
     with states left as encoded, the greatest to a guess, and extreme mean residuals.
     """
-    name, folder = HELD_OUT[short]
-    paths = Trajectories(data_folder() / folder)
+    name, made = HELD_OUT[short]
+    paths = made()
     found = probe(hkd_mini.load(name), paths, from_every_time=False)
     with_A = found.with_A
     end = with_A.error_at_the_end.item()

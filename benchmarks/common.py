@@ -28,7 +28,7 @@ from hkd_mini.engine.files import write_atomic
 from hkd_mini.engine.points import checkerboard
 from hkd_mini.engine.weights import data_folder
 from hkd_mini.hkd.make_paths import make
-from hkd_mini.hkd.paths import Trajectories
+from hkd_mini.hkd.paths import PathsInMemory, Trajectories
 from hkd_mini.judge.distance import SECOND
 
 RUNS = pathlib.Path("runs")  # what a script keeps, so that a stopped run goes on
@@ -176,14 +176,14 @@ def board_paths(n: int, seed: int, points: int = 4096, steps: int = 36) -> Path:
     denoiser = exact_denoiser(checkerboard(points, torch.Generator().manual_seed(0)))
     noise = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed)).double()
     parts = [
-        heun(denoiser, SIGMA_MAX * part, karras_sigmas(steps))
+        heun(denoiser, SIGMA_MAX * part, karras_sigmas(steps)).every(2)
         for part in noise.split(250)
     ]
     return Path(
-        parts[0].sigmas[::2],
-        torch.cat([part.x[::2].float() for part in parts], 1),
+        parts[0].sigmas,
+        torch.cat([part.x.float() for part in parts], 1),
         parts[0].nfe,
-        torch.cat([part.guesses[::2].float() for part in parts], 1),
+        torch.cat([part.guesses.float() for part in parts], 1),
     )
 
 
@@ -206,6 +206,19 @@ def teacher_paths(
     for _ in make(teacher, teacher.config.shape, n, out, **asked):
         pass
     return Trajectories(out)
+
+
+def held_out_paths() -> Trajectories:
+    """The bundled paths of the guided `teacher-cifar10`, which no training used."""
+    return Trajectories(data_folder() / "trajectories-cifar10")
+
+
+def small_held_out_paths() -> PathsInMemory:
+    """Those of `teacher-cifar10-tiny` from the same noises, which take seconds."""
+    stored = held_out_paths()
+    noise = stored.paths(range(len(stored)))[0]
+    small = hkd_mini.load("teacher-cifar10-tiny")
+    return PathsInMemory(heun(small, noise, karras_sigmas(18)).every(2))
 
 
 WEIGHT = 2.5  # of the guidance that teacher-cifar10's students learned from

@@ -24,7 +24,17 @@ import json
 
 import numpy as np
 import torch
-from common import RUNS, device, parser, rounded, teacher_paths, today, weights, write
+from common import (
+    RUNS,
+    device,
+    parser,
+    rounded,
+    small_held_out_paths,
+    teacher_paths,
+    today,
+    weights,
+    write,
+)
 from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor
@@ -33,7 +43,6 @@ import hkd_mini
 from hkd_mini.engine.weights import data_folder
 from hkd_mini.hkd.bands import mean_frequency, ring_power, share_decided
 from hkd_mini.hkd.model import HKD
-from hkd_mini.hkd.paths import Trajectories
 from hkd_mini.hkd.spectra import at_largest, by_level, spectrum
 
 OUT = data_folder() / "modes.json"
@@ -237,8 +246,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     torch.set_num_threads(1)
     if ask.parse_args(argv).quick:
-        paths = Trajectories(data_folder() / "trajectories-cifar10-tiny")
-        found = measured(hkd_mini.load(BUNDLED), paths, 8, 2)
+        found = measured(hkd_mini.load(BUNDLED), small_held_out_paths(), 8, 2)
         print(json.dumps(rounded({k: found[k] for k in ("levels", "rings")})))
         return
     paths = teacher_paths(CACHE, TEACHER, HELD_OUT, seed=2, times=10)

@@ -34,6 +34,21 @@ def cifar():
     return root
 
 
+@pytest.fixture(scope="session")
+def small_held_out_paths():
+    """32 paths of `teacher-cifar10-tiny` that no training used, 10 points each."""
+    import hkd_mini
+    from hkd_mini.diffusion.samplers import heun
+    from hkd_mini.diffusion.schedule import karras_sigmas
+    from hkd_mini.engine.weights import data_folder
+    from hkd_mini.hkd.paths import PathsInMemory, Trajectories
+
+    stored = Trajectories(data_folder() / "trajectories-cifar10")
+    noise = stored.paths(range(len(stored)))[0]
+    small = hkd_mini.load("teacher-cifar10-tiny")
+    return PathsInMemory(heun(small, noise, karras_sigmas(18)).every(2))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def packed_elsewhere(tmp_path_factory):
     """Packed folders of pictures are no business of the user's cache."""

@@ -1,5 +1,5 @@
 """Draw the landing page's picture: `python book/assets/make_pictures.py` writes
-assets/pictures/lift.png.
+assets/pictures/lift.webp.
 """
 
 from pathlib import Path
@@ -83,7 +83,8 @@ def main() -> None:
         slow.lift(paths),
         bend,
     )
-    fig.savefig(HERE / "pictures" / "lift.png", dpi=160)
+    webp = {"quality": 90, "method": 6}
+    fig.savefig(HERE / "pictures" / "lift.webp", dpi=160, pil_kwargs=webp)
 
 
 if __name__ == "__main__":

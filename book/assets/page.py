@@ -30,9 +30,8 @@ def png(fig, colors: int = 48, dpi: int = 100) -> bytes:
     small = io.BytesIO()
     fig.savefig(file, format="png", dpi=dpi)
     plt.close(fig)
-    Image.open(file).convert("RGB").quantize(colors).save(
-        small, format="png", optimize=True
-    )
+    few = Image.open(file).convert("RGB").quantize(colors, kmeans=1)
+    few.save(small, format="png", optimize=True)
     return small.getvalue()
 
 

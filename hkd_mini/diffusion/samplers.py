@@ -27,6 +27,18 @@ class Path(NamedTuple):
     nfe: int
     guesses: Tensor | None = None
 
+    def every(self, k: int) -> "Path":
+        """The same paths at every k-th point, both ends included. Raises ValueError if
+        k is below 1 or does not divide K - 1.
+        """
+        if k < 1 or (len(self.x) - 1) % k:
+            raise ValueError(
+                f"every({k}) of {len(self.x)} points: wanted a divisor of "
+                f"{len(self.x) - 1}, so that both ends stay"
+            )
+        guesses = None if self.guesses is None else self.guesses[::k]
+        return Path(self.sigmas[::k], self.x[::k], self.nfe, guesses)
+
 
 def classes_told(model: object, labels: Tensor | None) -> None:
     """ValueError for a `model` of classes that is asked for samples without `labels`:

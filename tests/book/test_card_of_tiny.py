@@ -10,7 +10,6 @@ import torch
 
 import hkd_mini
 from hkd_mini.engine.weights import data_folder
-from hkd_mini.hkd.paths import Trajectories
 from hkd_mini.hkd.probe import probe
 
 NAME = "hkd-cifar10-tiny"
@@ -24,15 +23,15 @@ def said(row):
 
 
 @pytest.fixture(scope="module")
-def measured():
+def measured(small_held_out_paths):
     """A probe of the model, and of one whose A is 0 in the encoder too."""
-    paths = Trajectories(data_folder() / "trajectories-cifar10-tiny")
     model = hkd_mini.load(NAME)
     idle = copy.deepcopy(model)
     with torch.no_grad():
         for generator in idle.generators:
             generator.A.zero_()
-    return tuple(probe(each, paths, from_every_time=False) for each in (model, idle))
+    asked = (small_held_out_paths, None, 0, False)
+    return tuple(probe(each, *asked) for each in (model, idle))
 
 
 def test_errors_at_the_end(measured):

@@ -197,3 +197,16 @@ def test_a_kernel_that_dies_at_birth_is_started_again_and_no_oftener():
     with pytest.raises(RuntimeError, match="died"):
         settings.patiently(start)(3)
     assert len(tried) == 3
+
+
+def test_widgets_are_stored_small(execute):
+    """No layout says what it leaves open, and a frame has few colours."""
+    frame = {"path": ["value"], "data": base64.b64encode(png()).decode()}
+    models = {
+        "a": {"model_name": "LayoutModel", "state": {"width": "9em", "top": None}},
+        "b": {"model_name": "ImageModel", "state": {}, "buffers": [frame]},
+    }
+    execute.settle_widgets(models, {})
+    assert models["a"]["state"] == {"width": "9em"}
+    slim = base64.b64decode(frame["data"])
+    assert len(slim) < len(png()) and execute.alike_bytes(slim, png())

@@ -45,6 +45,20 @@ def edm(x, sigmas, second_order):
     return np.stack(path)
 
 
+def test_every_second_point_keeps_both_ends_and_its_guess():
+    denoiser = exact_denoiser(POINTS)
+    whole = heun(denoiser, NOISE, karras_sigmas(6))
+    half = whole.every(2)
+    assert half.nfe == whole.nfe and len(half.x) == 4
+    assert torch.equal(half.sigmas, whole.sigmas[[0, 2, 4, 6]])
+    assert torch.equal(half.x, whole.x[[0, 2, 4, 6]])
+    assert torch.equal(half.guesses[1], denoiser(half.x[1], half.sigmas[1]))
+    assert whole._replace(guesses=None).every(3).guesses is None
+    for k in (0, 4):
+        with pytest.raises(ValueError, match="a divisor of 6"):
+            whole.every(k)
+
+
 @pytest.mark.parametrize("method", [euler, heun])
 @pytest.mark.parametrize("n", [2, 18])
 def test_edms_algorithm_in_numpy(method, n):
