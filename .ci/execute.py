@@ -34,6 +34,9 @@ COLOURS = (64, 128, 256)  # of a figure that becomes a palette PNG: the fewest t
 BRIGHTEST = 40  # of 255: the most by which one pixel may differ unseen,
 MEAN = 0.3  # and all of them on average
 FLIPPED = 0.05  # share of bytes that rounding may change in a packed table
+EMPTY = base64.b64decode(  # a PNG of one transparent point
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
+)
 ROUNDING = 2e-3  # relative, of a number in a live picture's data
 
 
@@ -130,17 +133,40 @@ def small(content: bytes) -> bytes:
     return content
 
 
+def family(state: dict, model: str) -> list[str]:
+    """A widget's model and those that it is made of, each once."""
+    found: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        if name in state and name not in found:
+            found[name] = None
+            text = json.dumps(state[name]["state"], sort_keys=True)
+            for part in re.findall(r"IPY_MODEL_([0-9a-f]{32})", text):
+                visit(part)
+
+    visit(model)
+    return list(found)
+
+
+def states(notebook: nbformat.NotebookNode) -> dict:
+    """The models of a notebook's widgets."""
+    return notebook.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {})
+
+
+def views(cell: nbformat.NotebookNode) -> list[str]:
+    """The models of the widgets that a cell shows."""
+    data = [output.get("data", {}) for output in cell.get("outputs", [])]
+    return [each[VIEW]["model_id"] for each in data if VIEW in each]
+
+
 def number_widgets(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Name the models of widgets 0, 1, ... in the order in which cells show them."""
-    state = notebook.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {})
+    state = states(notebook)
     names: dict[str, str] = {}
 
     def visit(model: str) -> None:
-        if model in state and model not in names:
-            names[model] = f"{len(names):032x}"
-            text = json.dumps(state[model]["state"], sort_keys=True)
-            for part in re.findall(r"IPY_MODEL_([0-9a-f]{32})", text):
-                visit(part)
+        for each in family(state, model):
+            names.setdefault(each, f"{len(names):032x}")
 
     def renamed(text: str) -> str:
         return re.sub(
@@ -150,12 +176,22 @@ def number_widgets(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         )
 
     for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            visit(output.get("data", {}).get(VIEW, {}).get("model_id", ""))
+        for model in views(cell):
+            visit(model)
     # links between widgets are shown nowhere: in the order of what they say
     for model in sorted(state, key=lambda m: renamed(json.dumps(state[m]))):
         visit(model)
     return nbformat.from_dict(json.loads(renamed(json.dumps(notebook))))
+
+
+def needing_a_kernel(notebook: nbformat.NotebookNode) -> set[str]:
+    """The models of widgets that no page shows, since its cells leave them out."""
+    hidden = lambda cell: "remove-output" in cell.metadata.get("tags", [])
+    models = {True: set(), False: set()}
+    for cell in notebook.cells:
+        for model in views(cell):
+            models[hidden(cell)].update(family(states(notebook), model))
+    return models[True] - models[False]
 
 
 def settle_output(new: dict, old: dict | None) -> dict:
@@ -175,9 +211,10 @@ def settle_output(new: dict, old: dict | None) -> dict:
     return new
 
 
-def settle_widgets(new: dict, old: dict) -> None:
+def settle_widgets(new: dict, old: dict, without: set[str] = frozenset()) -> None:
     """Models of widgets: frames that look like the stored ones are those, others are
-    small; and what a layout leaves open is not said.
+    small, and those of the models `without` are empty until a kernel draws them; what a
+    layout leaves open is not said.
     """
     for name, model in new.items():
         if model["model_name"] == "LayoutModel":
@@ -185,6 +222,9 @@ def settle_widgets(new: dict, old: dict) -> None:
             model["state"] = {k: value for k, value in said if value is not None}
         before = {b["path"][0]: b["data"] for b in old.get(name, {}).get("buffers", [])}
         for frame in model.get("buffers", []):
+            if name in without:
+                frame["data"] = base64.b64encode(EMPTY).decode()
+                continue
             slim = small(base64.b64decode(frame["data"]))
             frame["data"] = base64.b64encode(slim).decode()
             stored = before.get(frame["path"][0])
@@ -203,8 +243,7 @@ def settled(
         for k, output in enumerate(cell.get("outputs", [])):
             stored = before.get(cell["id"], [])
             settle_output(output, stored[k] if k < len(stored) else None)
-    states = lambda nb: nb.metadata.get("widgets", {}).get(WIDGETS, {}).get("state", {})
-    settle_widgets(states(new), states(old))
+    settle_widgets(states(new), states(old), needing_a_kernel(new))
     if "language_info" in old.metadata:  # a version of Python is no news
         new.metadata["language_info"] = old.metadata["language_info"]
     return new

@@ -10,6 +10,7 @@ replacing any file, and commit the manifest.
 
 import shutil
 
+import torch
 from common import WEIGHT, parser, sha256, write
 
 import hkd_mini
@@ -54,6 +55,7 @@ def reference(data: str) -> None:
     metrics.save_statistics(
         DATA / REFERENCE,
         stats,
+        torch.float32,
         pictures="CIFAR-10, 50,000 training pictures, JPEG copies (quality 75, 4:2:0)",
     )
 

@@ -24,6 +24,7 @@ from common import (
     WEIGHT,
     device,
     held_out_paths,
+    judged,
     parser,
     small_held_out_paths,
     stored,
@@ -39,10 +40,8 @@ from hkd_mini.engine.cifar10 import load_cifar10
 from hkd_mini.engine.precision import choose
 from hkd_mini.engine.weights import data_folder
 from hkd_mini.hkd.probe import probe
-from hkd_mini.judge import metrics
 from hkd_mini.judge.classifier import share_found
 from hkd_mini.judge.distance import BUNDLED, JUDGE, SECOND
-from hkd_mini.judge.features import in_batches
 
 HERE = pathlib.Path(__file__).resolve().parent
 CLAIMS = data_folder() / "claims.json"
@@ -221,24 +220,6 @@ def drawn(name: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def judged(features: str, real: torch.Tensor, fakes: list[torch.Tensor]) -> list[dict]:
-    """Frechet distance, precision and recall of several sets of samples, in the eyes of
-    one judge, which looks at the real pictures once.
-    """
-    print(f"in the features of {features}", flush=True)
-    extract = evaluation.extractor(features, machine.device())
-    look = lambda x: torch.cat(list(in_batches(x, extract)))
-    seen = look(real)
-    reference = metrics.statistics([seen])
-    found = []
-    for x in fakes:
-        fake = look(x)
-        few = (f[: evaluation.MANIFOLD] for f in (seen, fake))
-        distance = metrics.frechet_distance(metrics.statistics([fake]), reference)
-        found.append({"frechet": distance, **metrics.precision_recall(*few)._asdict()})
-    return found
-
-
 def judges_claims() -> list[dict]:
     """Teacher and students in the eyes of three judges, from the same noises and
     classes for all, and the share of asked classes that the second judge finds.

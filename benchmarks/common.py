@@ -21,6 +21,7 @@ import torch
 from scipy.ndimage import median_filter
 
 import hkd_mini
+from hkd_mini.app import evaluation, machine
 from hkd_mini.diffusion.exact import exact_denoiser
 from hkd_mini.diffusion.samplers import Path, heun
 from hkd_mini.diffusion.schedule import SIGMA_MAX, karras_sigmas
@@ -29,7 +30,9 @@ from hkd_mini.engine.points import checkerboard
 from hkd_mini.engine.weights import data_folder
 from hkd_mini.hkd.make_paths import make
 from hkd_mini.hkd.paths import PathsInMemory, Trajectories
+from hkd_mini.judge import metrics
 from hkd_mini.judge.distance import SECOND
+from hkd_mini.judge.features import in_batches
 
 RUNS = pathlib.Path("runs")  # what a script keeps, so that a stopped run goes on
 
@@ -224,6 +227,24 @@ def small_held_out_paths() -> PathsInMemory:
 WEIGHT = 2.5  # of the guidance that teacher-cifar10's students learned from
 # who judges pictures, and what `--features` calls it
 JUDGES = {"ours": "cifar", "second": SECOND, "imagenet": "imagenet"}
+
+
+def judged(features: str, real: torch.Tensor, fakes: list[torch.Tensor]) -> list[dict]:
+    """Frechet distance, precision and recall of several sets of samples, in the eyes of
+    one judge, which looks at the real pictures once.
+    """
+    print(f"in the features of {features}", flush=True)
+    extract = evaluation.extractor(features, machine.device())
+    look = lambda x: torch.cat(list(in_batches(x, extract)))
+    seen = look(real)
+    reference = metrics.statistics([seen])
+    found = []
+    for x in fakes:
+        fake = look(x)
+        few = (f[: evaluation.MANIFOLD] for f in (seen, fake))
+        distance = metrics.frechet_distance(metrics.statistics([fake]), reference)
+        found.append({"frechet": distance, **metrics.precision_recall(*few)._asdict()})
+    return found
 
 
 # --- an HKD whose generators have to work

@@ -341,21 +341,29 @@ def test_side_by_side_on_pictures_spends_the_same_on_every_method(
         replace(module.RECIPE, images=4, batch=2, compile=False),
     )
     monkeypatch.setattr(module, "images", lambda name: 4)
-    judged = {"frechet": 1.0, "precision": 1.0, "recall": 1.0}
-    monkeypatch.setattr(module.evaluation, "evaluate", lambda *_: judged)
     pictures = Images(
         torch.randint(256, (8, 3, 32, 32), generator=rng, dtype=torch.uint8),
         torch.zeros(8).long(),
         ("",),
     )
     monkeypatch.setattr(module, "load_cifar10", lambda *_: pictures)
-    for name in ("HKD-linear", "ECM", "KDM"):
-        line, shown = module.row(name, 0, "nowhere")
-        assert (
-            line["end"] > 0
-            and shown.shape == (12, 3, 32, 32)
-            and shown.dtype == torch.uint8
-        )
+    samples = {}
+    for name in ("HKD-linear", "ECM", "KDM", module.MANY):
+        line, samples[name] = module.row(name, 0, "nowhere")
+        assert name == module.MANY or line["end"] > 0
+        assert samples[name].shape == (12, 3, 32, 32)
+        assert samples[name].dtype == torch.uint8
+    # a student that is there is not trained again
+    monkeypatch.delattr(module, "train")
+    line, again = module.row("HKD-linear", 0, "nowhere")
+    assert torch.equal(again, samples["HKD-linear"])
+    score = lambda x: {"frechet": float(len(x)), "precision": 0.5, "recall": 0.4}
+    monkeypatch.setattr(
+        module, "judged", lambda _, real, fakes: list(map(score, fakes))
+    )
+    monkeypatch.setattr(module, "FEW", 5)
+    scores = module.in_the_eyes_of_judges(samples, "nowhere")["KDM"]
+    assert scores == {"second": 12, "precision": 0.5, "recall": 0.4, "imagenet": 5}
 
 
 def test_kdm_board_measures_groups_and_outliers():

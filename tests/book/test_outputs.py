@@ -200,7 +200,9 @@ def test_a_kernel_that_dies_at_birth_is_started_again_and_no_oftener():
 
 
 def test_widgets_are_stored_small(execute):
-    """No layout says what it leaves open, and a frame has few colours."""
+    """No layout says what it leaves open, a frame has few colours, and what only a
+    kernel can move has none.
+    """
     frame = {"path": ["value"], "data": base64.b64encode(png()).decode()}
     models = {
         "a": {"model_name": "LayoutModel", "state": {"width": "9em", "top": None}},
@@ -210,3 +212,9 @@ def test_widgets_are_stored_small(execute):
     assert models["a"]["state"] == {"width": "9em"}
     slim = base64.b64decode(frame["data"])
     assert len(slim) < len(png()) and execute.alike_bytes(slim, png())
+    execute.settle_widgets(models, {}, {"b"})
+    assert frame["data"] == base64.b64encode(execute.EMPTY).decode()
+    live = notebook(1, png())
+    assert execute.needing_a_kernel(live) == set()
+    live.cells[0].metadata["tags"] = ["hide-input", "remove-output"]
+    assert len(execute.needing_a_kernel(live)) == 3  # box, slider, layout
