@@ -43,6 +43,7 @@ import hkd_mini
 from hkd_mini.engine.weights import data_folder
 from hkd_mini.hkd.bands import mean_frequency, ring_power, share_decided
 from hkd_mini.hkd.model import HKD
+from hkd_mini.hkd.paths import Paths
 from hkd_mini.hkd.spectra import at_largest, by_level, spectrum
 
 OUT = data_folder() / "modes.json"
@@ -192,7 +193,7 @@ def rings_of(guesses: Tensor, ends: Tensor, way_left: np.ndarray, again: int) ->
     return {k: v.tolist() for k, v in found.items()}
 
 
-def measured(model: HKD, held_out: Trajectories, samples: int, again: int) -> dict:
+def measured(model: HKD, held_out: Paths, samples: int, again: int) -> dict:
     """Everything about one model."""
     pairs = pairs_of(model, samples)
     levels = {
@@ -214,7 +215,7 @@ def way_left(model: HKD, sigmas: Tensor) -> np.ndarray:
     return ((clock.time(sigmas) - clock.eps) / (clock.T - clock.eps)).double().numpy()
 
 
-def of_the_teacher(held_out: Trajectories, model: HKD) -> dict:
+def of_the_teacher(held_out: Paths, model: HKD) -> dict:
     """The same of the guesses that the paths store."""
     n = len(held_out)
     k = len(held_out.sigmas) - 1
