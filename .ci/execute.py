@@ -18,6 +18,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import nbformat
@@ -125,7 +126,7 @@ def small(content: bytes) -> bytes:
         return content
     for colours in COLOURS:
         file = io.BytesIO()
-        few = picture.convert("RGB").quantize(colours, kmeans=2, dither=0)
+        few = picture.convert("RGB").quantize(colours, kmeans=2)
         few.save(file, "png", optimize=True)
         slim = file.getvalue()
         if alike_bytes(slim, content):
@@ -211,7 +212,7 @@ def settle_output(new: dict, old: dict | None) -> dict:
     return new
 
 
-def settle_widgets(new: dict, old: dict, without: set[str] = frozenset()) -> None:
+def settle_widgets(new: dict, old: dict, without: Collection[str] = ()) -> None:
     """Models of widgets: frames that look like the stored ones are those, others are
     small, and those of the models `without` are empty until a kernel draws them; what a
     layout leaves open is not said.

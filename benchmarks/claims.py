@@ -347,8 +347,8 @@ def beside_claims() -> list[dict]:
         )
     for r in mini["rows"]:
         what = (
-            f"Frechet distance of {r['method']} beside other ways to one step, "
-            f"5000 samples, features of {SECOND}"
+            f"Frechet distance of {r['method']} in chapter 17's comparison on "
+            f"CIFAR-10, 5000 samples, features of {SECOND}"
         )
         line = what, r["second"], 1.0, mini["command"]
         claims.append(claim(f"beside-cifar-{slug(r['method'])}", *line) | when(mini))

@@ -30,8 +30,8 @@ def measured(small_held_out_paths):
     with torch.no_grad():
         for generator in idle.generators:
             generator.A.zero_()
-    asked = (small_held_out_paths, None, 0, False)
-    return tuple(probe(each, *asked) for each in (model, idle))
+    paths = small_held_out_paths
+    return tuple(probe(each, paths, from_every_time=False) for each in (model, idle))
 
 
 def test_errors_at_the_end(measured):
