@@ -53,8 +53,7 @@ RESULTS = data_folder() / "ablations" / "results.json"
 CACHE = RUNS / "ablations"
 TEACHER = "teacher-cifar10-tiny"
 PRESET = "cifar10-tiny"
-# through the judge's features, as the models whose rows are stored
-OBJECTIVE = replace(RECIPES[PRESET].objective, perceptual="cifar")
+OBJECTIVE = RECIPES[PRESET].objective
 PATHS = 4608
 HELD_OUT = 256
 TIMES = 10

@@ -56,7 +56,7 @@ def reference(data: str) -> None:
         DATA / REFERENCE,
         stats,
         torch.float32,
-        pictures="CIFAR-10, 50,000 training pictures, JPEG copies (quality 75, 4:2:0)",
+        pictures="CIFAR-10, 50,000 training pictures",
     )
 
 
