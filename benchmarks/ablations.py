@@ -14,6 +14,10 @@ the teacher's guesses at every level, from noise; "still" is what the path's end
 place of the guess would score; the residuals are means over times, one number an
 operator, "centred" as a share of the states' variance over paths. Paths and models
 stay in runs/ablations, and a run that is stopped goes on. Two processes of one thread.
+
+The stored rows learned through an earlier features-cifar10, and it judged them: commit
+723c97c of the repository has it. New ones learn through perceptual-cifar10, and the
+present judge looks at them, so measure all or none.
 """
 
 from dataclasses import asdict, replace

@@ -40,17 +40,15 @@ def metric(claim: str) -> str | None:
     return next(found, None)
 
 
-def dataset(word: str, claim: str) -> dict[str, str]:
-    """What a metric of a `claim` was measured on: type, name and split."""
+def dataset(word: str) -> dict[str, str]:
+    """What a metric was measured on: type, name and split."""
     if word == "mse":
         ends = "32 noises that no training used, and where the teacher's paths end"
         return {"dataset_type": "teacher-paths", "dataset_name": ends}
-    with safe_open(DATA / REFERENCE, "np") as file:
-        pictures = file.metadata()["pictures"]
-    if claim.startswith(("guided-", "judges-")):  # originals, unlike the reference
-        pictures = "CIFAR-10, 50,000 training pictures"
     if word == "accuracy":
         return {"dataset_type": "cifar10", "dataset_name": "CIFAR-10"}
+    with safe_open(DATA / REFERENCE, "np") as file:
+        pictures = file.metadata()["pictures"]
     return {
         "dataset_type": "cifar10",
         "dataset_name": pictures,
@@ -69,7 +67,7 @@ def results(name: str, card: ModelCard, claims: list[dict]) -> list[EvalResult]:
             metric_name=claim["what"],
             metric_value=claim["value"],
             metric_args={"claim": claim["id"], "command": claim["command"]},
-            **dataset(word, claim["id"]),
+            **dataset(word),
         )
         for claim in claims
         if list(claim["weights"]) == [f"{name}/{WEIGHTS}"]
