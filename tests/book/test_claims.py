@@ -85,7 +85,9 @@ def test_the_ratio_is_that_of_its_parts():
     assert math.isclose(CLAIMS["frechet-ratio"]["value"], parts, rel_tol=1e-3)
     file = data_folder() / "ablations" / "results.json"
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    longer = {r["name"] == "paper": r["frechet"] for r in rows if r["table"] == "longer"}
+    longer = {
+        r["name"] == "paper": r["frechet"] for r in rows if r["table"] == "longer"
+    }
     ratio = CLAIMS["frechet-tiny-ratio"]["value"]
     assert math.isclose(ratio, longer[False] / longer[True], rel_tol=1e-3)
 
