@@ -1,7 +1,7 @@
 """What each part of HKD is worth on pictures, what is asked of the states, and what A
 does for it: many small models on the same paths.
 
-    python benchmarks/ablations.py           # each row that is missing: five hours
+    python benchmarks/ablations.py           # each row that is missing: 90 minutes
     python benchmarks/ablations.py rates     # one table: longer, asked, rates, parts
 
 All rows distil the bundled `teacher-cifar10-tiny` (0.8 million parameters) with the
@@ -15,9 +15,8 @@ place of the guess would score; the residuals are means over times, one number a
 operator, "centred" as a share of the states' variance over paths. Paths and models
 stay in runs/ablations, and a run that is stopped goes on. Two processes of one thread.
 
-The stored rows learned through an earlier features-cifar10, and it judged them: commit
-723c97c of the repository has it. New ones learn through perceptual-cifar10, and the
-present judge looks at them, so measure all or none.
+They learn through perceptual-cifar10, and features-cifar10 judges them. The time is
+that of a processor which multiplies in bf16 by itself.
 """
 
 from dataclasses import asdict, replace
