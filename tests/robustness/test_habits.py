@@ -95,7 +95,12 @@ def test_pictures_are_saved_from_python(tmp_path):
 
 
 def test_info_says_whether_the_generator_is_needed(model, capsys):
-    """By what it does to samples; a generator of zeros is idle."""
+    """By what it does on the way to samples; a generator of zeros is idle, and so is
+    that of the paper's objective.
+    """
+    status, said, _ = ends(capsys, "info", "hkd-cifar10-paper")
+    assert status == 0 and "A: idle" in said
+    assert moved_by_generator(hkd_mini.load("hkd-cifar10")) > 0.5
     status, said, _ = ends(capsys, "info", "hkd-cifar10-tiny")
     assert status == 0 and "A: needed" in said and "million parameters" in said
     assert "clock: rho" in said and "rates: growth" in said and "(3, 32, 32)" in said
