@@ -110,3 +110,21 @@ def test_what_evaluate_finds_goes_into_a_card():
         results({"loss": 1.0})
     with pytest.raises(TypeError, match="wanted a EvalResult"):
         with_results("# A", "a", [0.5])
+
+
+def test_the_teachers_card_has_the_search_for_its_recipe():
+    searched = json.loads((DATA / "teacher-recipes.json").read_text(encoding="utf-8"))
+    lines = card("teacher-cifar10").text.splitlines()
+    table = {
+        cells[0]: cells[1:]
+        for line in lines
+        if len(cells := [part.strip() for part in line.strip("| ").split("|")]) == 13
+    }
+    assert table["recipe"][2:-2] == [f"{level:g}" for level in searched["levels"]]
+    for row in searched["rows"]:
+        errors = *row["none"]["levels"], row["none"]["mean"], row["class"]["mean"]
+        assert table[row["name"]] == [
+            f"{row['parameters'] / 1e6:.1f}",
+            f"{row['images']:,}",
+            *(f"{error:.3f}" for error in errors),
+        ]
