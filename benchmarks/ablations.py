@@ -16,7 +16,7 @@ operator, "centred" as a share of the states' variance over paths. Paths and mod
 stay in runs/ablations, and a run that is stopped goes on. Two processes of one thread.
 
 They learn through perceptual-cifar10, and features-cifar10 judges them. The time is
-that of a processor which multiplies in bf16 by itself.
+that of a processor with bf16 units.
 """
 
 from dataclasses import asdict, replace
